@@ -45,7 +45,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         try:
-            os.replace(temporary, target)
+            temporary.replace(target)
         except OSError as error:
             raise OutputError(f"could not put {target} in place: {error}") from error
     finally:

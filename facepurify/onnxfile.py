@@ -1,0 +1,356 @@
+"""What an ONNX file declares, read from its bytes without running it or importing ``onnx``.
+
+A file from a stranger is hostile input: this reads only the protobuf wire format, with a cap
+on its size, its fields and its nesting, and refuses whatever a purifier has no need of.
+Field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .errors import ModelContractError
+
+__all__ = ["MAX_BYTES", "ModelContract", "TensorType", "read_contract"]
+
+MAX_BYTES = 64 << 20
+"""Largest model file that is read, in bytes."""
+
+_MAX_FIELDS = 1_000_000
+_MAX_DEPTH = 32
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+_ELEMENT_NAMES = {_FLOAT: "float32", _INT64: "int64"}
+_DEFAULT_DOMAINS = (b"", b"ai.onnx")
+_IMAGE_SHAPE = (3, 112, 112)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Declared type of a graph input or output.
+
+    Attributes:
+        element: TensorProto.DataType, 1 for float32, 7 for int64.
+        shape: The dimensions, None for a free one; None if no shape is declared.
+    """
+
+    element: int
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        element = _ELEMENT_NAMES.get(self.element, f"element type {self.element}")
+        if self.shape is None:
+            return f"{element} of no declared shape"
+        return f"{element} [{', '.join('N' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What a purifier's file declares.
+
+    Attributes:
+        opset: Version of the default operator set.
+        outputs: The outputs of the contract that it has, ``"purified"`` first, then
+            ``"probability"`` and ``"score"``.
+        masks: The masks it can run with: empty without an antibody, else ``"expected"`` and
+            ``"fixed"``, and ``"sampled"`` where it takes ``mask_uniform``.
+        eigenfaces: K, the length of its antibody; None without one.
+    """
+
+    opset: int
+    outputs: tuple[str, ...]
+    masks: tuple[str, ...]
+    eigenfaces: int | None
+
+
+def read_contract(content: bytes) -> ModelContract:
+    """Check a file against the ONNX contract of a purifier.
+
+    The contract: at most 64 MiB, one file, operators of the default domain only; an input
+    ``image`` and an output ``purified``, float32 [N, 3, 112, 112]; optional outputs
+    ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs ``mask_mode``
+    int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an initializer
+    backs them.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        What it declares.
+
+    Raises:
+        ModelContractError: Too large, truncated or not ONNX, external data, a custom domain
+            (in the graph, a subgraph or a function), or other inputs and outputs.
+    """
+    if len(content) > MAX_BYTES:
+        raise ModelContractError(
+            f"expected a model of at most {MAX_BYTES} bytes, got {len(content)}"
+        )
+    # ONNX Runtime takes such bytes for its own format, whatever else they parse as.
+    if content[4:8] == b"ORTM":
+        raise ModelContractError("expected an ONNX file, got one in ONNX Runtime's own format")
+    model = _Reader().model(memoryview(content))
+    return _check(model)
+
+
+@dataclass
+class _Graph:
+    """The declarations of the main graph, and what was met anywhere in the model."""
+
+    opset: int | None = None
+    inputs: dict[str, TensorType] = field(default_factory=dict)
+    outputs: dict[str, TensorType] = field(default_factory=dict)
+    initializers: set[str] = field(default_factory=set)
+
+
+def _check(model: _Graph) -> ModelContract:
+    """Hold the declarations against the contract."""
+    if model.opset is None:
+        raise ModelContractError("expected an import of the default operator set, got none")
+    _expect(model.inputs, "input", "image", _FLOAT, (None, *_IMAGE_SHAPE))
+    _expect(model.outputs, "output", "purified", _FLOAT, (None, *_IMAGE_SHAPE))
+    required = sorted(model.inputs.keys() - model.initializers - {"image"})
+    if "image" in model.initializers or required:
+        raise ModelContractError(
+            "expected `image` to be the one required input, got "
+            + (f"also {', '.join(required)}" if required else "an initializer for it")
+            + "; back every other input with an initializer"
+        )
+    outputs = ["purified"]
+    eigenfaces: int | None = None
+    if "probability" in model.outputs:
+        shape = _expect(model.outputs, "output", "probability", _FLOAT, (None, None))
+        eigenfaces = shape[1]
+        outputs.append("probability")
+    if "score" in model.outputs:
+        _expect(model.outputs, "output", "score", _FLOAT, (None,))
+        outputs.append("score")
+    masks: tuple[str, ...] = ()
+    if "mask_mode" in model.inputs:
+        _expect(model.inputs, "input", "mask_mode", _INT64, (1,))
+        masks = ("expected", "fixed")
+        if "mask_uniform" in model.inputs:
+            uniform = _expect(model.inputs, "input", "mask_uniform", _FLOAT, (1, eigenfaces))
+            eigenfaces = uniform[1]
+            masks += ("sampled",)
+            if eigenfaces is None:
+                raise ModelContractError("expected mask_uniform float32 [1, K] of a fixed K")
+    return ModelContract(model.opset, tuple(outputs), masks, eigenfaces)
+
+
+def _expect(
+    declared: dict[str, TensorType],
+    kind: str,
+    name: str,
+    element: int,
+    shape: tuple[int | None, ...],
+) -> tuple[int | None, ...]:
+    """Return the declared shape of ``name``; None in ``shape`` accepts any dimension.
+
+    The batch of an image must be free, since one session serves every batch size.
+    """
+    wanted = TensorType(element, shape)
+    if name not in declared:
+        have = ", ".join(sorted(declared)) or "none"
+        raise ModelContractError(f"expected an {kind} `{name}`, {wanted}; the {kind}s are: {have}")
+    got = declared[name]
+    fits = (
+        got.element == element
+        and got.shape is not None
+        and len(got.shape) == len(shape)
+        and all(want is None or have == want for have, want in zip(got.shape, shape, strict=True))
+        and (element != _FLOAT or shape[0] is not None or got.shape[0] is None)
+    )
+    if not fits or got.shape is None:
+        raise ModelContractError(f"expected the {kind} `{name}` to be {wanted}, got {got}")
+    return got.shape
+
+
+class _Reader:
+    """Walks one model; counts fields, so that no file costs more than its share of time."""
+
+    def __init__(self) -> None:
+        self._fields_left = _MAX_FIELDS
+
+    def model(self, data: memoryview) -> _Graph:
+        graphs = []
+        result = _Graph()
+        for number, value in self._fields(data, 0):
+            if number == 7:
+                graphs.append(_message(value))
+            elif number == 8:
+                domain, version = b"", 0
+                for key, part in self._fields(_message(value), 1):
+                    if key == 1:
+                        domain = bytes(_message(part))
+                    elif key == 2:
+                        version = _integer(part)
+                if domain in _DEFAULT_DOMAINS:
+                    result.opset = version
+            elif number == 20:
+                raise ModelContractError("expected a model for inference, got training info")
+            elif number == 25:
+                self._function(_message(value), 1)
+        # protobuf would merge several graphs into one; no exporter writes that.
+        if len(graphs) != 1:
+            raise ModelContractError(f"expected an ONNX model of one graph, got {len(graphs)}")
+        self._graph(graphs[0], 1, result)
+        return result
+
+    def _graph(self, data: memoryview, depth: int, result: _Graph | None = None) -> None:
+        """Walk a graph; note its declarations in ``result`` if it is the main one."""
+        for number, value in self._fields(data, depth):
+            if number == 1:
+                self._node(_message(value), depth + 1)
+            elif number == 5:
+                name = self._tensor(_message(value), depth + 1)
+                if result is not None:
+                    result.initializers.add(name)
+            elif number == 15:
+                self._sparse(_message(value), depth + 1)
+            elif number in (11, 12) and result is not None:
+                name, kind = self._value_info(_message(value), depth + 1)
+                declared = result.inputs if number == 11 else result.outputs
+                if name in declared:
+                    raise ModelContractError(f"expected one `{name}`, got it declared twice")
+                declared[name] = kind
+
+    def _function(self, data: memoryview, depth: int) -> None:
+        for number, value in self._fields(data, depth):
+            if number == 7:
+                self._node(_message(value), depth + 1)
+            elif number == 10:
+                _check_domain(_message(value), "a function")
+            elif number == 11:
+                self._attribute(_message(value), depth + 1)
+
+    def _node(self, data: memoryview, depth: int) -> None:
+        for number, value in self._fields(data, depth):
+            if number == 5:
+                self._attribute(_message(value), depth + 1)
+            elif number == 7:
+                _check_domain(_message(value), "an operator")
+
+    def _attribute(self, data: memoryview, depth: int) -> None:
+        for number, value in self._fields(data, depth):
+            if number in (5, 10):
+                self._tensor(_message(value), depth + 1)
+            elif number in (6, 11) and not isinstance(value, int):
+                self._graph(value, depth + 1)
+            elif number in (22, 23):
+                self._sparse(_message(value), depth + 1)
+
+    def _sparse(self, data: memoryview, depth: int) -> None:
+        for number, value in self._fields(data, depth):
+            if number in (1, 2):
+                self._tensor(_message(value), depth + 1)
+
+    def _tensor(self, data: memoryview, depth: int) -> str:
+        """Refuse external data; return the tensor's name."""
+        name = ""
+        for number, value in self._fields(data, depth):
+            if number == 8:
+                name = _text(value)
+            elif number == 13 or (number == 14 and value != 0):
+                raise ModelContractError(
+                    "expected a single file, got a tensor with external data; "
+                    "save the model with its weights inside"
+                )
+        return name
+
+    def _value_info(self, data: memoryview, depth: int) -> tuple[str, TensorType]:
+        name, element, shape = "", 0, None
+        for number, value in self._fields(data, depth):
+            if number == 1:
+                name = _text(value)
+            elif number == 2:
+                for kind, tensor in self._fields(_message(value), depth + 1):
+                    if kind != 1:
+                        continue
+                    for key, part in self._fields(_message(tensor), depth + 2):
+                        if key == 1:
+                            element = _integer(part)
+                        elif key == 2:
+                            shape = self._shape(_message(part), depth + 3)
+        return name, TensorType(element, shape)
+
+    def _shape(self, data: memoryview, depth: int) -> tuple[int | None, ...]:
+        shape: list[int | None] = []
+        for number, value in self._fields(data, depth):
+            if number == 1:
+                size: int | None = None
+                for key, part in self._fields(_message(value), depth + 1):
+                    size = _integer(part) if key == 1 else None
+                shape.append(size)
+        return tuple(shape)
+
+    def _fields(self, data: memoryview, depth: int) -> Iterator[tuple[int, int | memoryview]]:
+        """Yield (field number, value): an int for a varint, else the bytes of the value."""
+        if depth > _MAX_DEPTH:
+            raise ModelContractError(f"expected at most {_MAX_DEPTH} nested messages in a model")
+        position = 0
+        while position < len(data):
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise ModelContractError(f"expected at most {_MAX_FIELDS} fields in a model")
+            key, position = _varint(data, position)
+            number, wire = key >> 3, key & 7
+            if number == 0:
+                raise ModelContractError("expected an ONNX file, got a field of number 0")
+            if wire == _VARINT:
+                value, position = _varint(data, position)
+                yield number, value
+                continue
+            if wire == _BYTES:
+                size, position = _varint(data, position)
+            elif wire in (_FIXED64, _FIXED32):
+                size = 8 if wire == _FIXED64 else 4
+            else:
+                raise ModelContractError(f"expected an ONNX file, got wire type {wire}")
+            if size > len(data) - position:
+                raise ModelContractError("expected a whole ONNX file, got a truncated one")
+            yield number, data[position : position + size]
+            position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """Read a base-128 number of at most ten bytes; return it and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            raise ModelContractError("expected a whole ONNX file, got a truncated one")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ModelContractError("expected an ONNX file, got a number of more than ten bytes")
+
+
+def _message(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ModelContractError("expected an ONNX file, got a number in place of a message")
+    return value
+
+
+def _integer(value: int | memoryview) -> int:
+    if not isinstance(value, int):
+        raise ModelContractError("expected an ONNX file, got bytes in place of a number")
+    return value
+
+
+def _text(value: int | memoryview) -> str:
+    try:
+        return str(_message(value), "utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelContractError("expected names in UTF-8 in the model") from error
+
+
+def _check_domain(domain: memoryview, what: str) -> None:
+    if bytes(domain) not in _DEFAULT_DOMAINS:
+        raise ModelContractError(
+            f"expected operators of the default domain only, got {what} of "
+            f"{str(domain, 'utf-8', 'replace')!r}; export with standard operators"
+        )

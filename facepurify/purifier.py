@@ -1,0 +1,491 @@
+"""The purifier: load a model, purify and inspect faces, stand in front of a recognizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import (
+    LandmarkShapeError,
+    ModelChecksumError,
+    ModelError,
+    ModelOutputError,
+    OptionError,
+    SeedError,
+)
+from .geometry import Matrix, as_faces, cut, paste, similarity
+from .images import (
+    SIZE,
+    Array,
+    Colour,
+    as_images,
+    check_canonical,
+    check_colour,
+    from_canonical,
+    resize,
+    to_canonical,
+)
+from .inspection import Inspection, antibody, compare
+from .runtime import Session
+from .weights import read_model
+from .wrapping import unwrap, wrap
+
+__all__ = ["ModelInfo", "Purified", "Purifier"]
+
+Floats = NDArray[np.float32]
+Target = TypeVar("Target")
+
+_CHUNK = 64  # images a run of the session, so that memory is bounded
+_MODES = {"expected": 0, "fixed": 1, "sampled": 2}
+_OVERSHOOT = 1e-3  # what rounding may put outside [0, 1]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a purifier runs.
+
+    Attributes:
+        name: Name in the manifest, or the stem of the file.
+        path: Where the file was read.
+        sha256: Checksum of its bytes, hexadecimal.
+        masks: The masks it can run with, its default first; empty without an antibody.
+        score_threshold: Score from which an image is suspicious (1 % false alarms on held-out
+            clean faces); None where none was calibrated.
+        outputs: The outputs of the contract that it has.
+        K: Length of the antibody; None without one.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    masks: tuple[str, ...]
+    score_threshold: float | None
+    outputs: tuple[str, ...]
+    K: int | None
+
+
+@dataclass(frozen=True)
+class Purified:
+    """What the model gave for a canonical batch.
+
+    Attributes:
+        images: float32 [N, 3, 112, 112], RGB, in [0, 1].
+        probability: float32 [N, K], activation probability of each eigenface; None if the
+            model has none.
+        score: float32 [N], suspicion in [0, 1]; None if the model has none.
+    """
+
+    images: Floats
+    probability: Floats | None
+    score: Floats | None
+
+
+class Purifier:
+    """Removes adversarial perturbations from face images.
+
+    One purifier serves many threads; it pickles, and works on in a forked process.
+
+    Args:
+        model: None for the recommended model, a name from the manifest, or a path to an
+            ``.onnx`` file of the contract.
+        providers: Names of ONNX Runtime's execution providers in order of preference; None for
+            the CPU. One that is missing is an error, never a quiet run on the CPU.
+        threads: Threads within an operator; None for ONNX Runtime's default.
+        mask: How an antibody becomes a mask: ``"expected"`` weights each eigenface by its
+            probability p, ``"fixed"`` keeps those with p above its mean, ``"sampled"`` those
+            with p above a uniform draw (Ren et al., IEEE TIFS 17, 2022, publish the last two).
+            None for the model's default.
+
+    Raises:
+        ModelError: The model is missing, altered, or not of the contract.
+        ProviderError: A provider is missing or did not start.
+        OptionError: ``threads``, ``providers`` or ``mask`` of another value, or a mask that
+            this model does not have.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        mask: str | None = None,
+    ) -> None:
+        file = read_model(model)
+        masks = file.entry.masks if file.entry else file.contract.masks
+        if mask is not None and mask not in masks:
+            have = ", ".join(masks) or "none, since it has no antibody"
+            raise OptionError(f"expected a mask of {file.name} ({have}), got {mask!r}")
+        self._arguments = {
+            "model": file.name if file.entry else file.path,
+            "providers": providers,
+            "threads": threads,
+            "mask": mask,
+        }
+        self._mask = mask if mask is not None else next(iter(masks), None)
+        self._info = ModelInfo(
+            name=file.name,
+            path=file.path,
+            sha256=file.sha256,
+            masks=masks,
+            score_threshold=file.entry.score_threshold if file.entry else None,
+            outputs=file.contract.outputs,
+            K=file.contract.eigenfaces,
+        )
+        self._session: Session | None = Session(file.content, providers, threads)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What this purifier runs."""
+        return self._info
+
+    @overload
+    def purify(
+        self,
+        image: Array,
+        *,
+        landmarks: ArrayLike | Sequence[ArrayLike] | None = None,
+        color: Colour = "bgr",
+        keep_size: bool = True,
+        seed: int | None = None,
+    ) -> Array: ...
+
+    @overload
+    def purify(
+        self,
+        image: list[Array],
+        *,
+        landmarks: Sequence[ArrayLike] | None = None,
+        color: Colour = "bgr",
+        keep_size: bool = True,
+        seed: int | None = None,
+    ) -> list[Array]: ...
+
+    def purify(
+        self,
+        image: Array | list[Array],
+        *,
+        landmarks: ArrayLike | Sequence[ArrayLike] | None = None,
+        color: Colour = "bgr",
+        keep_size: bool = True,
+        seed: int | None = None,
+    ) -> Array | list[Array]:
+        """Purify aligned crops, or the faces of whole photos.
+
+        A crop of another size than 112x112 is resized to it, purified and resized back; the
+        detail above that resolution is where attacks hide and is not put back.
+
+        Args:
+            image: HxW (grey) or HxWx3, an array NxHxWx3, or a list of such single images of any
+                sizes and kinds; uint8, or float32 / float64 in [0, 1].
+            landmarks: None: each image is an aligned crop. Else where the faces are in each
+                photo, in pixels: [5, 2] for one face, [M, 5, 2] for M; for an array or a list
+                of photos, one such array for each. Each face is aligned, purified and blended
+                back, in order; the rest of the photo stays bit for bit.
+            color: Channel order of coloured images, ``"bgr"`` (OpenCV) or ``"rgb"``.
+            keep_size: False to get the 112x112 crops.
+            seed: Makes the draw of a ``"sampled"`` mask repeatable; one draw serves the whole
+                call, so a result does not depend on the other images. Other masks draw nothing.
+
+        Returns:
+            New images of the type, shape, dtype and channel order that came in.
+
+        Raises:
+            ImageError: Not images, see :func:`facepurify.images.as_images`.
+            LandmarkError: Landmarks that are no face in the photo.
+            OptionError: Another ``color`` or ``seed``; ``keep_size=False`` with landmarks.
+            ModelOutputError: The model failed, or gave no purified face.
+        """
+        if not keep_size and landmarks is not None:
+            raise OptionError("expected keep_size=True with landmarks; align the faces yourself")
+        check_colour(color)
+        images = as_images(image)
+        matrices = None if landmarks is None else _matrices(image, images, landmarks)
+        faces = self._each(_cut_all(images, matrices), color, self._draw(seed))
+        purified = [face.crop for face in faces]
+        if keep_size:
+            purified = _put_back(images, matrices, purified)
+        if isinstance(image, list):
+            return purified
+        return np.stack(purified) if image.ndim == 4 else purified[0]
+
+    @overload
+    def inspect(
+        self,
+        image: Array,
+        *,
+        landmarks: ArrayLike | None = None,
+        color: Colour = "bgr",
+        seed: int | None = None,
+    ) -> Inspection: ...
+
+    @overload
+    def inspect(
+        self,
+        image: list[Array],
+        *,
+        landmarks: Sequence[ArrayLike] | None = None,
+        color: Colour = "bgr",
+        seed: int | None = None,
+    ) -> list[Inspection]: ...
+
+    def inspect(
+        self,
+        image: Array | list[Array],
+        *,
+        landmarks: ArrayLike | Sequence[ArrayLike] | None = None,
+        color: Colour = "bgr",
+        seed: int | None = None,
+    ) -> Inspection | list[Inspection]:
+        """Purify faces and report what was removed and how suspicious they were.
+
+        Args:
+            image: As for :meth:`purify`.
+            landmarks: As for :meth:`purify`, but of one face a photo.
+            color: As for :meth:`purify`.
+            seed: As for :meth:`purify`.
+
+        Returns:
+            One inspection for one image, else a list of them.
+
+        Raises:
+            FacePurifyError: As :meth:`purify`; LandmarkShapeError for a photo with more or
+                fewer faces than one.
+        """
+        check_colour(color)
+        images = as_images(image)
+        matrices = None if landmarks is None else _matrices(image, images, landmarks)
+        for index, found in enumerate(matrices or []):
+            if len(found) != 1:
+                raise LandmarkShapeError(
+                    f"expected one face to inspect in photo {index}, got {len(found)}; "
+                    "inspect them one by one"
+                )
+        faces = list(self._each(_cut_all(images, matrices), color, self._draw(seed)))
+        purified = _put_back(images, matrices, [face.crop for face in faces])
+        inspections = [
+            compare(
+                before,
+                after,
+                score=face.score,
+                threshold=self._info.score_threshold,
+                mask=face.mask,
+            )
+            for before, after, face in zip(images, purified, faces, strict=True)
+        ]
+        return inspections[0] if _is_single(image) else inspections
+
+    def purify_canonical(self, batch: Floats, seed: int | None = None) -> Purified:
+        """Purify a canonical batch: the one way through that everything else uses.
+
+        At most 64 images run at a time, so that memory is bounded.
+
+        Args:
+            batch: float32 [N, 3, 112, 112], RGB, in [0, 1].
+            seed: As for :meth:`purify`.
+
+        Returns:
+            The purified batch, with probability and score where the model gives them.
+
+        Raises:
+            ImageError: Another type, dtype, shape or range.
+            SeedError: Not a whole number of 0 or more.
+            ModelOutputError: The model failed, or gave no purified face.
+        """
+        check_canonical(batch)
+        uniform = self._draw(seed)
+        parts = [
+            self._run(part, uniform) for part in np.split(batch, range(_CHUNK, len(batch), _CHUNK))
+        ]
+        return Purified(
+            np.concatenate([part.images for part in parts]),
+            _joined([part.probability for part in parts]),
+            _joined([part.score for part in parts]),
+        )
+
+    def wrap(self, target: Target) -> Target:
+        """Stand in front of a recognizer, so that it embeds purified faces only.
+
+        Args:
+            target: An insightface ``FaceAnalysis``, one of its recognition models, or any
+                callable on crops (as :meth:`purify` takes them, BGR).
+
+        Returns:
+            The same object, changed in place; for a callable, a new one with ``__wrapped__``.
+            Wrapping again changes nothing; wrapping with another purifier replaces the first.
+
+        Raises:
+            WrapError: Nothing that embeds faces, or an app without a recognition model.
+        """
+        return wrap(self, target)
+
+    @staticmethod
+    def unwrap(target: Target) -> Target:
+        """Undo :meth:`wrap`; what was not wrapped comes back as it is.
+
+        Args:
+            target: What :meth:`wrap` returned.
+
+        Returns:
+            The object as it was before, for a callable the original.
+        """
+        return unwrap(target)
+
+    def close(self) -> None:
+        """Let go of the session; the purifier cannot be used after that."""
+        self._session = None
+
+    def __enter__(self) -> Purifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Purifier({self._info.name!r}, mask={self._mask!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._arguments, self._info.sha256)
+
+    def _each(self, crops: list[Array], color: Colour, uniform: Floats | None) -> Iterator[_Face]:
+        """Purify 112x112 crops, holding one chunk of canonical images at a time."""
+        for start in range(0, len(crops), _CHUNK):
+            part = crops[start : start + _CHUNK]
+            result = self._run(to_canonical(part, color), uniform)
+            masks = None
+            if self._mask is not None and result.probability is not None:
+                masks = antibody(result.probability, self._mask, uniform)
+            for index, crop in enumerate(from_canonical(result.images, part, color)):
+                yield _Face(
+                    crop,
+                    None if result.score is None else float(result.score[index]),
+                    None if masks is None else masks[index],
+                )
+
+    def _run(self, batch: Floats, uniform: Floats | None) -> Purified:
+        """Run the model once on at most a chunk, and check what it gives."""
+        if self._session is None:
+            raise ModelError("expected an open purifier, got a closed one; make a new one")
+        feeds: dict[str, Array] = {"image": batch}
+        if self._mask is not None:
+            feeds["mask_mode"] = np.array([_MODES[self._mask]], np.int64)
+        if uniform is not None:
+            feeds["mask_uniform"] = uniform
+        names = self._info.outputs
+        outputs = dict(zip(names, self._session.run(names, feeds), strict=True))
+        count = len(batch)
+        purified = _checked("purified", outputs["purified"], batch.shape)
+        probability, score = outputs.get("probability"), outputs.get("score")
+        if probability is not None:
+            length = self._info.K or probability.shape[-1]
+            probability = _checked("probability", probability, (count, length))
+        if score is not None:
+            score = _checked("score", score, (count,))
+        return Purified(purified, probability, score)
+
+    def _draw(self, seed: int | None) -> Floats | None:
+        """Draw the u of a sampled mask, one for all images of a call."""
+        if seed is not None and (
+            isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
+        ):
+            raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
+        if self._mask != "sampled":
+            return None
+        return np.random.default_rng(seed).random((1, self._info.K or 0), np.float32)
+
+
+@dataclass(frozen=True)
+class _Face:
+    """One purified crop, its suspicion, and the antibody used on it."""
+
+    crop: Array
+    score: float | None
+    mask: Floats | None
+
+
+def _reopen(arguments: dict[str, Any], sha256: str) -> Purifier:
+    """Open a purifier again where its pickle is loaded."""
+    purifier = Purifier(**arguments)
+    if purifier.info.sha256 != sha256:
+        raise ModelChecksumError(
+            f"expected {purifier.info.path} to have the sha256 {sha256} of the pickled purifier, "
+            f"got {purifier.info.sha256}; the file changed in between"
+        )
+    return purifier
+
+
+def _is_single(image: object) -> bool:
+    return isinstance(image, np.ndarray) and image.ndim < 4
+
+
+def _matrices(
+    image: object, images: list[Array], landmarks: ArrayLike | Sequence[ArrayLike]
+) -> list[list[Matrix]]:
+    """Estimate the similarity of each face of each photo."""
+    each: list[Any]
+    if _is_single(image):
+        each = [landmarks]
+    else:
+        try:
+            each = list(landmarks)  # type: ignore[arg-type]
+        except TypeError:
+            each = []
+        if len(each) != len(images):
+            raise LandmarkShapeError(
+                f"expected landmarks for each of {len(images)} photos, [5, 2] or [M, 5, 2] each, "
+                f"got {len(each)} sets"
+            )
+    return [
+        [similarity(face) for face in as_faces(points, photo)]
+        for points, photo in zip(each, images, strict=True)
+    ]
+
+
+def _cut_all(images: list[Array], matrices: list[list[Matrix]] | None) -> list[Array]:
+    """Make the 112x112 crops of all images, or of all faces of all photos, in order."""
+    if matrices is None:
+        return [resize(image, SIZE, SIZE) for image in images]
+    return [
+        cut(photo, matrix)
+        for photo, faces in zip(images, matrices, strict=True)
+        for matrix in faces
+    ]
+
+
+def _put_back(
+    images: list[Array], matrices: list[list[Matrix]] | None, crops: list[Array]
+) -> list[Array]:
+    """Undo :func:`_cut_all` with the purified crops; the images themselves stay as they are."""
+    if matrices is None:
+        return [resize(crop, *image.shape[:2]) for crop, image in zip(crops, images, strict=True)]
+    remaining = iter(crops)
+    photos = [photo.copy() for photo in images]
+    for photo, faces in zip(photos, matrices, strict=True):
+        for matrix in faces:
+            paste(photo, next(remaining), matrix)
+    return photos
+
+
+def _joined(parts: list[Floats | None]) -> Floats | None:
+    """Join an optional output of all chunks."""
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
+
+
+def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
+    """Refuse an output of another shape or range; clip what rounding put outside [0, 1]."""
+    if values.shape != shape:
+        raise ModelOutputError(f"expected `{name}` of shape {shape}, got {values.shape}")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # false for NaN too
+        raise ModelOutputError(
+            f"expected `{name}` finite and in [0, 1], got {low:g} to {high:g}; "
+            "the model is broken, or was made for another range"
+        )
+    return values.clip(0, 1)

@@ -1,0 +1,119 @@
+"""One ONNX Runtime session: providers, threads, and survival of a fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    MissingExtraError,
+    ModelContractError,
+    ModelOutputError,
+    OptionError,
+    ProviderError,
+)
+from .images import Array
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["Session"]
+
+_INHERITED: list[Any] = []
+"""Sessions of a parent process: their threads do not exist here, so they may not be torn down."""
+
+
+class Session:
+    """An ONNX Runtime session over verified bytes.
+
+    Any number of threads may share one. A process forked from the one that opened it opens its
+    own on first use.
+
+    Args:
+        content: The bytes of the model.
+        providers: Names of execution providers in order of preference; None for the CPU.
+        threads: Threads within an operator; None for ONNX Runtime's default.
+
+    Raises:
+        OptionError: ``providers`` or ``threads`` of another type or value.
+        ProviderError: A provider that is not installed or did not start.
+        ModelContractError: ONNX Runtime refuses the model.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if providers is not None and (isinstance(providers, str) or not providers):
+            raise OptionError(f"expected a list of provider names or None, got {providers!r}")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise OptionError(f"expected threads >= 1 or None, got {threads!r}")
+        self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
+        self.threads = threads
+        self._content = content
+        self._opened = (os.getpid(), self._open())
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Run the model.
+
+        Args:
+            outputs: Names of the outputs to return.
+            feeds: Inputs by name.
+
+        Returns:
+            The outputs, in order.
+
+        Raises:
+            ModelOutputError: The model failed on this input.
+        """
+        process, session = self._opened
+        if process != os.getpid():
+            _INHERITED.append(session)
+            session = self._open()
+            self._opened = (os.getpid(), session)
+        try:
+            results: list[Array] = session.run(list(outputs), dict(feeds))
+        except Exception as error:  # ONNX Runtime raises classes of its own, without a base
+            raise ModelOutputError(f"the model failed: {error}") from error
+        return results
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError(
+                'expected ONNX Runtime; install it with `pip install "facepurify[cpu]"`, '
+                'or "facepurify[gpu]"'
+            ) from error
+        available = onnxruntime.get_available_providers()
+        missing = [name for name in self.providers if name not in available]
+        if missing:
+            raise ProviderError(
+                f"expected providers among {', '.join(available)}, got {', '.join(missing)}; "
+                "install the ONNX Runtime that has them, or leave providers=None for the CPU"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what matters comes as an exception
+        options.enable_cpu_mem_arena = False  # bounded memory; measured, it costs no time
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        try:
+            session = onnxruntime.InferenceSession(
+                self._content, options, providers=self.providers, enable_fallback=0
+            )
+        except Exception as error:  # as above
+            raise ModelContractError(f"ONNX Runtime refuses the model: {error}") from error
+        session.disable_fallback()
+        # ONNX Runtime drops a provider that does not start (a missing CUDA library) and goes on.
+        lost = [name for name in self.providers if name not in session.get_providers()]
+        if lost:
+            raise ProviderError(
+                f"expected {', '.join(lost)} to start, got {', '.join(session.get_providers())}; "
+                "see its requirements, or leave providers=None for the CPU"
+            )
+        return session

@@ -1,0 +1,197 @@
+"""Where models are found, and how their bytes are checked before anything runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelChecksumError, ModelContractError, ModelNotFoundError
+from .onnxfile import MAX_BYTES, ModelContract, read_contract
+
+__all__ = ["Manifest", "ManifestEntry", "ModelFile", "read_manifest", "read_model"]
+
+_FOLDERS = (
+    Path(__file__).parent / "models",  # installed with the package
+    Path(__file__).parent.parent / "models",  # a checkout
+)
+_SCHEMA = 1
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What the manifest says about one shipped model.
+
+    Attributes:
+        name: The name that ``Purifier(name)`` takes.
+        path: The ONNX file.
+        card: The model card beside it.
+        sha256: Checksum of the file, hexadecimal.
+        bytes: Size of the file.
+        method: The published method, such as ``"PIN"``.
+        version: Version of the weights.
+        masks: The masks it can run with, its default first; empty without an antibody.
+        score_threshold: Suspicion from which an image is called suspicious (1 % false alarms
+            on held-out clean faces), or None where the model gives no calibrated score.
+        training_data: The data sets that the weights were trained on.
+        licence: What that allows.
+    """
+
+    name: str
+    path: Path
+    card: Path
+    sha256: str
+    bytes: int
+    method: str
+    version: str
+    masks: tuple[str, ...]
+    score_threshold: float | None
+    training_data: tuple[str, ...]
+    licence: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shipped models.
+
+    Attributes:
+        default: Name of the recommended model.
+        models: The entries by name.
+    """
+
+    default: str
+    models: dict[str, ManifestEntry]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model whose bytes were read once and checked.
+
+    Attributes:
+        name: Its name in the manifest, or the stem of its file.
+        path: Where it was read.
+        content: The bytes.
+        sha256: Their checksum, hexadecimal.
+        contract: What the file declares.
+        entry: The manifest entry, None for a file of the caller's own.
+    """
+
+    name: str
+    path: Path
+    content: bytes
+    sha256: str
+    contract: ModelContract
+    entry: ManifestEntry | None
+
+
+def read_manifest(folder: Path | None = None) -> Manifest:
+    """Read the manifest of the shipped models.
+
+    Args:
+        folder: The folder with ``manifest.json``; by default the one shipped with the package,
+            or ``models/`` of a checkout.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ModelNotFoundError: There is no manifest.
+        ModelContractError: It is malformed.
+    """
+    if folder is None:
+        folder = next((f for f in _FOLDERS if (f / "manifest.json").is_file()), _FOLDERS[0])
+    path = folder / "manifest.json"
+    content = _read_bounded(path, _MAX_MANIFEST_BYTES, "the manifest of the shipped models")
+    try:
+        data = json.loads(content)
+        if data["schema"] != _SCHEMA:
+            raise ValueError(f"expected schema {_SCHEMA}, got {data['schema']!r}")
+        models = {name: _entry(name, fields, folder) for name, fields in data["models"].items()}
+        if data["default"] not in models:
+            raise ValueError(f"expected the default among the models, got {data['default']!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelContractError(f"{path} is malformed: {error!r}; reinstall facepurify") from error
+    return Manifest(data["default"], models)
+
+
+def read_model(model: str | os.PathLike[str] | None = None) -> ModelFile:
+    """Find a model, read its bytes once and check them.
+
+    Args:
+        model: None for the recommended model, a name from the manifest, or a path to an
+            ``.onnx`` file (a path object, or a string that ends in ``.onnx``).
+
+    Returns:
+        The checked model.
+
+    Raises:
+        ModelNotFoundError: No such name or file.
+        ModelChecksumError: A shipped file differs from the manifest.
+        ModelContractError: The file does not meet the ONNX contract of a purifier.
+    """
+    if isinstance(model, os.PathLike) or (isinstance(model, str) and model.endswith(".onnx")):
+        path = Path(model).absolute()
+        content = _read_bounded(path, MAX_BYTES, "a model")
+        digest = hashlib.sha256(content).hexdigest()
+        return ModelFile(path.stem, path, content, digest, read_contract(content), None)
+    manifest = read_manifest()
+    name = manifest.default if model is None else model
+    if name not in manifest.models:
+        raise ModelNotFoundError(
+            f"expected one of the models {', '.join(manifest.models)}, "
+            f"or a path that ends in .onnx, got {name!r}"
+        )
+    entry = manifest.models[name]
+    content = _read_bounded(entry.path, MAX_BYTES, f"the model {name}")
+    digest = hashlib.sha256(content).hexdigest()
+    if len(content) != entry.bytes or digest != entry.sha256:
+        raise ModelChecksumError(
+            f"expected {entry.path} to have {entry.bytes} bytes and sha256 {entry.sha256}, got "
+            f"{len(content)} bytes and {digest}; the file was altered, reinstall facepurify"
+        )
+    contract = read_contract(content)
+    if set(entry.masks) != set(contract.masks):
+        raise ModelContractError(
+            f"expected {entry.path} to have the masks {entry.masks} of its manifest, "
+            f"got {contract.masks}"
+        )
+    return ModelFile(name, entry.path, content, digest, contract, entry)
+
+
+def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
+    """Read one model of the manifest; whatever is wrong raises a built-in error."""
+    for key in ("file", "card"):
+        if Path(fields[key]).name != fields[key]:
+            raise ValueError(f"expected the plain name of a {key}, got {fields[key]!r}")
+    threshold = fields["score_threshold"]
+    return ManifestEntry(
+        name=name,
+        path=folder / fields["file"],
+        card=folder / fields["card"],
+        sha256=str(fields["sha256"]),
+        bytes=int(fields["bytes"]),
+        method=str(fields["method"]),
+        version=str(fields["version"]),
+        masks=tuple(str(mask) for mask in fields["masks"]),
+        score_threshold=None if threshold is None else float(threshold),
+        training_data=tuple(str(data) for data in fields["training_data"]),
+        licence=str(fields["licence"]),
+    )
+
+
+def _read_bounded(path: Path, limit: int, what: str) -> bytes:
+    """Read a file once, refusing to hold more than ``limit`` bytes of it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"expected {what} at {path}: {error.strerror}; check the path, or reinstall facepurify"
+        ) from error
+    if len(content) > limit:
+        raise ModelContractError(f"expected {what} of at most {limit} bytes, {path} is larger")
+    return content
