@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import re
 
+from facepurify.bench.attacks.apgd import APGD
 from facepurify.bench.attacks.base import GOALS, Attack, Embed, Goal, Norm
+from facepurify.bench.attacks.dim import DIM
+from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
 from facepurify.bench.attacks.mim import MIM
+from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
 from facepurify.bench.attacks.pgd import PGD
+from facepurify.bench.attacks.square import Square
+from facepurify.bench.attacks.tim import TIM
 from facepurify.errors import AttackError
 
 __all__ = [
+    "APGD",
+    "DIM",
     "FGSM",
     "GOALS",
     "MIM",
     "PGD",
+    "TIM",
     "Attack",
     "Embed",
+    "FeatureTarget",
     "Goal",
+    "LabelFree",
+    "Minimal",
     "Norm",
+    "Square",
     "get_attack",
+    "minimal_attack",
+    "succeeds",
 ]
 
-_FAMILIES: dict[str, type[Attack]] = {cls.family: cls for cls in (FGSM, PGD, MIM)}
+_FAMILIES: dict[str, type[Attack]] = {
+    cls.family: cls for cls in (FGSM, PGD, MIM, DIM, TIM, APGD, Square, FeatureTarget, LabelFree)
+}
 
 
 def get_attack(name: str) -> Attack:

@@ -90,15 +90,17 @@ class Problem:
         """[N], higher is better for the attacker: the cosine, negated when dodging."""
         return self._gain(levels)
 
-    def value_and_gradient(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """The value [N] and its gradient by ``levels`` [N, 3, H, W].
+    def value_and_gradient(
+        self, levels: Tensor, view: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The value [N] of ``view`` of ``levels`` [N, 3, H, W], and its gradient by ``levels``.
 
         Raises:
             AttackError: there is no gradient, or it is not finite.
         """
         levels = levels.detach().requires_grad_()
         with torch.enable_grad():
-            value = self._gain(levels)
+            value = self._gain(levels if view is None else view(levels))
             if not value.requires_grad:
                 raise AttackError(
                     "expected a differentiable pipeline, got one without a gradient: "
@@ -129,7 +131,7 @@ class Problem:
         return direction / _lengths(direction).clamp_min(_TINY)
 
     def project(self, levels: Tensor) -> Tensor:
-        """The nearest point inside both the ball and [0, 255] (L2: first the one, then the other)."""
+        """Brings points inside the ball, then inside [0, 255]."""
         delta = levels - self.clean
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
@@ -170,11 +172,13 @@ class Attack(abc.ABC):
     Subclasses are frozen dataclasses that implement ``run`` on a ``Problem``.
 
     Attributes:
+        goals: what it can do; most can do both.
         family: the name without its number, as ``get_attack`` knows it.
         count: the field that the name's number sets ("steps" in "pgd40"); "" for none.
         norm: of the ball that the attack stays in.
     """
 
+    goals: ClassVar[tuple[Goal, ...]] = GOALS
     family: ClassVar[str]
     count: ClassVar[str] = ""
     norm: Norm = "linf"
@@ -230,8 +234,10 @@ class Attack(abc.ABC):
         Raises:
             AttackError: an argument is not as above, or the pipeline has no usable gradient.
         """
-        if goal not in GOALS:
-            raise AttackError(f"expected goal dodging or impersonation, got {goal!r}")
+        if goal not in self.goals:
+            raise AttackError(
+                f"expected goal {' or '.join(self.goals)} for {self.name}, got {goal!r}"
+            )
         if x.ndim != 4 or anchor.ndim != 2 or len(anchor) != len(x):
             raise AttackError(
                 "expected images [N, 3, H, W] and one anchor [N, d] each, "

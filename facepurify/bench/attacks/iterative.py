@@ -26,7 +26,13 @@ def step_size(step: int, problem: Problem) -> Tensor:
 
 
 def ascend(
-    problem: Problem, start: Tensor, steps: int, direction: Callable[[Tensor], Tensor]
+    problem: Problem,
+    start: Tensor,
+    steps: int,
+    direction: Callable[[Tensor], Tensor],
+    *,
+    size: Callable[[int, Problem], Tensor] = step_size,
+    view: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Projected steepest ascent that returns the strongest 8-bit image it has seen.
 
@@ -38,14 +44,16 @@ def ascend(
         start: [N, 3, H, W] in grey levels.
         steps: gradient calls.
         direction: makes an ascent direction of the gradient; may keep state.
+        size: length of a step, given its number from 0.
+        view: how the gradient sees the image; the values compared are those of the image itself.
     """
     point = start
     best = Best(problem.clean, torch.full_like(problem.clean[:, 0, 0, 0], -torch.inf))
     for step in range(steps):
         image = problem.quantise(point)
-        value, gradient = problem.value_and_gradient(image)
-        best.update(image, value)
-        move = step_size(step, problem) * problem.steepest(direction(gradient))
+        value, gradient = problem.value_and_gradient(image, view)
+        best.update(image, value if view is None else problem.value(image))
+        move = size(step, problem) * problem.steepest(direction(gradient))
         point = problem.project(point + move)
     image = problem.quantise(point)
     best.update(image, problem.value(image))
