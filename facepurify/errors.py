@@ -8,6 +8,7 @@ Every message says what was expected, what came, and what to do about it.
 # │   ├── ImageTypeError (TypeError)      not an array, or a dtype that is no image
 # │   ├── ImageShapeError                 dimensions, channels, empty
 # │   ├── ImageValueError                 NaN, infinite, outside [0, 1]
+# │   ├── NoFaceError                     a photo in which no face was found
 # │   └── ImageFileError                  a file that is no readable image
 # │       └── ImageTooLargeError          more pixels than allowed, seen before decoding
 # ├── LandmarkError (ValueError)
@@ -51,6 +52,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "ModelOutputError",
+    "NoFaceError",
     "OptionError",
     "OutputError",
     "OutputExistsError",
@@ -78,6 +80,10 @@ class ImageShapeError(ImageError):
 
 class ImageValueError(ImageError):
     """A float image with NaN, an infinity, or a value outside [0, 1]."""
+
+
+class NoFaceError(ImageError):
+    """A photo in which no face was found."""
 
 
 class ImageFileError(ImageError):
