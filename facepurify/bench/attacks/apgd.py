@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Best, Problem, per_image
 from facepurify.bench.attacks.iterative import IterativeAttack
@@ -40,6 +41,7 @@ class APGD(IterativeAttack):
 
     family = "apgd"
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         point = before = problem.random_start()
         image = problem.quantise(point)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
@@ -53,6 +54,7 @@ class DIM(IterativeAttack):
     shrink: float = 0.9
     decay: float = 1.0
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         generator = problem.generator
         smallest = int(problem.clean.shape[-1] * self.shrink)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Goal, Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
@@ -33,6 +34,7 @@ class FeatureTarget(IterativeAttack):
 
     family = "feature_target"
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         return ascend(problem, problem.clean, self.steps, lambda g: g, size=_one_level)
 
@@ -48,6 +50,7 @@ class LabelFree(IterativeAttack):
     goals: ClassVar[tuple[Goal, ...]] = ("dodging",)
     family = "label_free"
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         with torch.no_grad():
             own = problem.embed(problem.clean / 255)

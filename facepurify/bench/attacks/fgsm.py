@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Attack, Problem
 
@@ -17,6 +18,7 @@ class FGSM(Attack):
 
     family = "fgsm"
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         _, gradient = problem.value_and_gradient(problem.clean)
         return problem.quantise(problem.clean + problem.eps * problem.steepest(gradient))

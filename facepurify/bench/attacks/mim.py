@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
@@ -21,6 +22,7 @@ class Momentum:
         self.total: Tensor | None = None
 
     def __call__(self, gradient: Tensor) -> Tensor:
+        """Adds a gradient [N, 3, H, W]; returns the running sum."""
         scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
         scaled = gradient / scale.clamp_min(torch.finfo(gradient.dtype).tiny)
         self.total = scaled if self.total is None else scaled + self.total * self.decay
@@ -38,5 +40,6 @@ class MIM(IterativeAttack):
     family = "mim"
     decay: float = 1.0
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         return ascend(problem, problem.clean, self.steps, Momentum(self.decay))

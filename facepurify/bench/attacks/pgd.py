@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
@@ -23,6 +24,7 @@ class PGD(IterativeAttack):
     family = "pgd"
     random_start: bool = True
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         start = problem.random_start() if self.random_start else problem.clean
         return ascend(problem, start, self.steps, lambda gradient: gradient)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Attack, Best, Problem
 from facepurify.errors import AttackError
@@ -48,6 +49,7 @@ class Square(Attack):
         if self.norm != "linf":
             raise AttackError(f"expected norm linf for square, got {self.norm!r}")
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         channels, height, width = problem.clean.shape[1:]
         stripes = self._signs(problem, (1, channels, 1, width))

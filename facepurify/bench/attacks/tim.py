@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
@@ -41,6 +42,7 @@ class TIM(IterativeAttack):
     kernel: int = 7
     decay: float = 1.0
 
+    @override
     def run(self, problem: Problem) -> Tensor:
         channels = problem.clean.shape[1]
         # The paper's Gaussian reaches three deviations at the edge of the kernel.
