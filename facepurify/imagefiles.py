@@ -1,0 +1,178 @@
+"""Reading and writing image files, with hostile ones in mind.
+
+What a file may hold is narrow on purpose: 8-bit grey or RGB, with or without alpha, one frame.
+Everything else is refused with its reason rather than converted without a word. Metadata (EXIF,
+colour profiles) is not carried over; the EXIF orientation is applied to the pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ImageFileError, ImageTooLargeError, OutputError
+from .files import atomic_path
+from .imageheaders import ImageHeader, read_header
+
+__all__ = ["SUFFIXES", "DecodedImage", "read_image", "write_image"]
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP"}
+"""The file name suffixes that are images, in lower case, and the format that each names."""
+
+_MAX_BYTES = 1 << 29
+_WEBP_LOSSLESS = 101  # OpenCV: a quality above 100
+_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as it was in its file, upright.
+
+    Attributes:
+        pixels: uint8, HxW (grey) or HxWx3 (BGR).
+        alpha: uint8 HxW, or None.
+        lossless: Whether the file stored the pixels as they were.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None
+    lossless: bool
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = 100_000_000) -> DecodedImage:
+    """Read a JPEG, PNG or WebP file.
+
+    Its header is checked before anything is decoded, so that a small file cannot ask for a lot
+    of memory, and half a file is not taken for a whole image.
+
+    Args:
+        path: The file. Its suffix must name the format that it has.
+        max_pixels: The most pixels to decode, width times height.
+
+    Returns:
+        The image, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageTooLargeError: More pixels than ``max_pixels``, or a file above 512 MiB.
+        ImageFileError: Unreadable, cut short, damaged, another format or another one than its
+            suffix says, animated, CMYK, or more than 8 bits a channel.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    try:
+        header = read_header(data)
+    except ImageFileError as error:
+        raise ImageFileError(f"{path}: {error}") from None
+    if SUFFIXES.get(path.suffix.lower()) != header.format:
+        suffixes = " or ".join(s for s, name in SUFFIXES.items() if name == header.format)
+        raise ImageFileError(
+            f"{path}: expected the suffix {suffixes} of the {header.format} that it is; rename it"
+        )
+    if header.width * header.height > max_pixels:
+        raise ImageTooLargeError(
+            f"{path}: expected at most {max_pixels:,} pixels, got {header.width}x{header.height}; "
+            "scale it down"
+        )
+    decoded = _decode(data)
+    if decoded is None or decoded.shape[:2] != (header.height, header.width):
+        raise ImageFileError(f"{path}: expected a readable {header.format}, got a damaged one")
+    return _split(decoded, header)
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    pixels: Pixels,
+    *,
+    alpha: Pixels | None = None,
+    lossless: bool = True,
+) -> None:
+    """Write an image file, whole or not at all.
+
+    Args:
+        path: The file; its suffix chooses JPEG (quality 95), PNG or WebP. An older one is
+            replaced.
+        pixels: uint8, HxW (grey) or HxWx3 (BGR).
+        alpha: uint8 HxW, or None. A grey image with alpha is written as BGR with alpha.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+
+    Raises:
+        OutputError: Another suffix, alpha in a JPEG, an image that the format cannot hold, or
+            a file that cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    if alpha is not None:
+        if SUFFIXES[suffix] == "JPEG":
+            raise OutputError(f"expected a format with transparency, got {path.name}; use .png")
+        colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=2)
+        pixels = np.dstack([colour, alpha])
+    quality = _WEBP_LOSSLESS if lossless else _QUALITY
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_WEBP_QUALITY, quality]
+    try:
+        written, content = cv2.imencode(suffix, pixels, options)
+    except cv2.error as error:
+        raise OutputError(f"could not encode {path.name}: {error.err}") from None
+    if not written:
+        height, width = pixels.shape[:2]
+        raise OutputError(f"could not encode {width}x{height} pixels as {path.name}; use .png")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.tobytes())
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"could not write {path}: {error.strerror}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read a regular file of bounded size."""
+    if not path.is_file():
+        raise ImageFileError(f"expected an image file, got {path}; there is no such file")
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageFileError(f"could not read {path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise ImageTooLargeError(f"{path}: expected at most {_MAX_BYTES:,} bytes, got more")
+    return data
+
+
+def _decode(data: bytes) -> NDArray[Any] | None:
+    """Decode to grey, BGR or BGRA as stored; None if the decoder gives up."""
+    try:
+        # unchanged: alpha is kept, EXIF ignored
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+
+
+def _split(decoded: NDArray[Any], header: ImageHeader) -> DecodedImage:
+    """Part colour and alpha, and turn both upright."""
+    alpha = None
+    if decoded.ndim == 3:
+        if decoded.shape[2] == 4:
+            alpha = _upright(decoded[..., 3], header.orientation)
+        decoded = decoded[..., 0] if header.grey else decoded[..., :3]
+    return DecodedImage(_upright(decoded, header.orientation), alpha, header.lossless)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo one of the eight EXIF orientations (5 to 8 are those with the axes swapped)."""
+    if orientation in (3, 4, 6, 7):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 7, 8):
+        pixels = pixels[:, ::-1]
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels)

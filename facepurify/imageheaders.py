@@ -1,0 +1,195 @@
+"""What an image file says about itself, read before anything decodes it.
+
+A decoder trusts the file: it allocates what the header asks for, and some hand out half an image
+for half a file. These readers look at JPEG, PNG and WebP first, whole but cheaply.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from .errors import ImageFileError
+
+__all__ = ["ImageHeader", "read_header"]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffing, no restart, no fill
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a decoder will have to do.
+
+    Attributes:
+        format: ``"JPEG"``, ``"PNG"`` or ``"WebP"``.
+        width: Width in pixels, as stored.
+        height: Height in pixels, as stored.
+        grey: Whether there is one channel, an alpha channel aside.
+        lossless: Whether the pixels were stored as they were.
+        orientation: The EXIF orientation, 1 (upright) to 8.
+    """
+
+    format: str
+    width: int
+    height: int
+    grey: bool
+    lossless: bool
+    orientation: int
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Read the header of an image file, and check that the file is whole.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        What it says about itself.
+
+    Raises:
+        ImageFileError: Neither JPEG, PNG nor WebP; cut short or damaged; more than 8 bits a
+            channel; more or other channels than grey or RGB with alpha; animated; no pixels.
+
+    Example:
+        >>> import cv2, numpy as np
+        >>> data = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+        >>> header = read_header(data)
+        >>> header.format, header.width, header.height
+        ('PNG', 30, 20)
+    """
+    try:
+        if data.startswith(b"\xff\xd8"):
+            header = _read_jpeg(data)
+        elif data.startswith(_PNG_SIGNATURE):
+            header = _read_png(data)
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            header = _read_webp(data)
+        else:
+            raise ImageFileError(
+                f"expected a JPEG, PNG or WebP file, got one that starts with {data[:8]!r}"
+            )
+    except (struct.error, IndexError):
+        raise ImageFileError("expected a whole image file, got one that is cut short") from None
+    if header.width < 1 or header.height < 1:
+        raise ImageFileError(f"expected pixels, got {header.width}x{header.height}")
+    return header
+
+
+def _read_jpeg(data: bytes) -> ImageHeader:
+    """Walk the segments from the start to the end-of-image marker (ITU-T T.81, annex B)."""
+    frame: tuple[int, int, int] | None = None
+    orientation = 1
+    position = 2
+    while True:
+        found = _JPEG_MARKER.search(data, position)
+        if found is None:
+            raise IndexError
+        marker = data[found.start() + 1]
+        position = found.end()
+        if marker == 0xD9:
+            break
+        (length,) = struct.unpack_from(">H", data, position)
+        if marker in _JPEG_FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 2)
+            if frame is not None:
+                raise ImageFileError("expected one frame in a JPEG, got several")
+            if bits != 8:
+                raise ImageFileError(f"expected 8 bits a channel, got {bits}; convert it to 8")
+            if channels not in (1, 3):
+                raise ImageFileError(
+                    f"expected a grey or RGB JPEG, got {channels} channels (CMYK?); convert it"
+                )
+            frame = (width, height, channels)
+        elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
+            orientation = _read_orientation(data[position + 8 : position + length])
+        position += length
+    if frame is None:
+        raise ImageFileError("expected a frame in a JPEG, got none")
+    return ImageHeader("JPEG", frame[0], frame[1], frame[2] == 1, False, orientation)
+
+
+def _read_png(data: bytes) -> ImageHeader:
+    """Walk the chunks up to IEND, checksums included (ISO/IEC 15948, clause 5)."""
+    chunks: dict[bytes, bytes] = {}
+    position = len(_PNG_SIGNATURE)
+    while b"IEND" not in chunks:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
+            raise ImageFileError(f"expected intact PNG chunks, got a damaged {kind!r}")
+        if not chunks and (kind, length) != (b"IHDR", 13):
+            raise ImageFileError(f"expected a PNG to begin with IHDR, got {kind!r}")
+        chunks.setdefault(kind, b"" if kind == b"IDAT" else data[position + 8 : end])
+        position = end + 4
+    width, height, bits, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    if bits > 8:
+        raise ImageFileError(f"expected 8 bits a channel, got {bits}; convert it to 8")
+    if b"acTL" in chunks:
+        raise ImageFileError("expected a still image, got an animated PNG; take single frames")
+    grey = colour in (0, 4)
+    if grey and b"tRNS" in chunks:
+        # OpenCV would drop it without a word
+        raise ImageFileError(
+            "expected transparency as an alpha channel, got a transparent grey level; convert it"
+        )
+    orientation = _read_orientation(chunks.get(b"eXIf", b""))
+    return ImageHeader("PNG", width, height, grey, True, orientation)
+
+
+def _read_webp(data: bytes) -> ImageHeader:
+    """Walk the RIFF chunks (RFC 9649)."""
+    (size,) = struct.unpack_from("<I", data, 4)
+    end = size + 8
+    if end > len(data):
+        raise IndexError
+    sizes: set[tuple[int, int]] = set()
+    lossless, orientation = False, 1
+    position = 12
+    while position + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, position)
+        body = data[position + 8 : min(position + 8 + length, end)]
+        if len(body) < length:
+            raise IndexError
+        if kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and body[0] & 0x02):
+            raise ImageFileError("expected a still image, got an animated WebP; take single frames")
+        if kind == b"VP8X":
+            width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
+            sizes.add((width, height))
+        elif kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", body, 6)
+            sizes.add((width & 0x3FFF, height & 0x3FFF))
+        elif kind == b"VP8L":
+            (packed,) = struct.unpack_from("<I", body, 1)
+            sizes.add(((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1))
+            lossless = True
+        elif kind == b"EXIF":
+            orientation = _read_orientation(body.removeprefix(b"Exif\0\0"))
+        position += 8 + length + length % 2
+    if len(sizes) != 1:
+        raise ImageFileError(f"expected one size in a WebP, got {sorted(sizes)}")
+    ((width, height),) = sizes
+    return ImageHeader("WebP", width, height, False, lossless, orientation)
+
+
+def _read_orientation(exif: bytes) -> int:
+    """Find the orientation in a TIFF structure; a broken one leaves the image upright."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", exif, 4)
+        (entries,) = struct.unpack_from(order + "H", exif, directory)
+        for entry in range(entries):
+            place = directory + 2 + 12 * entry
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, place)
+            if tag == _ORIENTATION:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
