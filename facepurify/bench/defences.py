@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import abc
 import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -19,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx2torch
+import onnxruntime
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,9 +50,10 @@ BASELINES = (
 )
 MASKS = ("expected", "fixed", "sampled")
 PARITY = 1e-3
+REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
 LUMA = (0.299, 0.587, 0.114)
 Floats = npt.NDArray[np.float32]
-Kind = TypeVar("Kind", Tensor, Floats)
+Kind = TypeVar("Kind")
 
 
 class Defence(abc.ABC):
@@ -206,17 +210,56 @@ class _TorchPurifier(nn.Module):
 
     def __init__(self, content: bytes) -> None:
         super().__init__()
-        model = onnx.load_model_from_string(content)
-        for tensor in model.graph.initializer:
-            if tensor.name == "mask_mode":
-                tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "mask_mode"))
+        model = _folded(onnx.load_model_from_string(content))
         self._index = [output.name for output in model.graph.output].index("purified")
         self._net = onnx2torch.convert(model).eval().requires_grad_(False)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         outputs = self._net(x)
-        return outputs[self._index] if isinstance(outputs, tuple | list) else outputs
+        purified: Tensor = outputs[self._index] if isinstance(outputs, tuple | list) else outputs
+        return purified
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the mask fixed to the expected one, and constants folded by ONNX Runtime.
+
+    So what is computed from weights alone (casts and scales of compressed ones, identities)
+    becomes plain weights: onnx2torch demands that in places, and it is faster.
+    """
+    required = [value for value in model.graph.input if not value.name.startswith("mask_")]
+    del model.graph.input[:]
+    model.graph.input.extend(required)
+    for tensor in model.graph.initializer:
+        if tensor.name == "mask_mode":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "mask_mode"))
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        folded = onnx.load(options.optimized_model_filepath)
+    return _as_opset_17(folded)
+
+
+def _as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rewrites the reductions of newer opsets, the rest of which onnx2torch reads as 17's.
+
+    Since 18 a reduction's axes are an input. What else is newer is mostly types; where it is
+    more, the conversion fails or the parity check does.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in REDUCTIONS and len(node.input) == 2:
+            axes = numpy_helper.to_array(constants[node.input.pop()])
+            node.attribute.append(helper.make_attribute("axes", axes.tolist()))
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = min(opset.version, 17)
+    return model
 
 
 def _straight_through(stand_in: Tensor, output: Floats) -> Tensor:
