@@ -116,10 +116,13 @@ def write_image(
             raise OutputError(f"expected a format with transparency, got {path.name}; use .png")
         colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=2)
         pixels = np.dstack([colour, alpha])
-    quality = _WEBP_LOSSLESS if lossless else _QUALITY
-    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_WEBP_QUALITY, quality]
+    options = {
+        "JPEG": [cv2.IMWRITE_JPEG_QUALITY, _QUALITY],
+        "PNG": [],
+        "WebP": [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else _QUALITY],
+    }
     try:
-        written, content = cv2.imencode(suffix, pixels, options)
+        written, content = cv2.imencode(suffix, pixels, options[SUFFIXES[suffix]])
     except cv2.error as error:
         raise OutputError(f"could not encode {path.name}: {error.err}") from None
     if not written:

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if failures:
         print(f"{len(failures)} image(s) failed, nothing was written for them:", file=sys.stderr)
         for source, reason in failures:
-            print(f"  {source}: {reason}", file=sys.stderr)
+            named = str(source) in str(reason)
+            print(f"  {reason}" if named else f"  {source}: {reason}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -1,0 +1,120 @@
+"""Which files are read, and where each result goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from facepurify import ImageFileError, OutputError, OutputExistsError
+from facepurify.cli.jobs import Job, check_free, check_target, plan
+
+
+def files(root: Path, *names: str) -> list[Path]:
+    paths = [root / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return paths
+
+
+def targets(jobs: list[Job], output: Path) -> list[str]:
+    return [job.target.relative_to(output).as_posix() for job in jobs]
+
+
+def test_a_folder_is_mirrored(tmp_path):
+    files(tmp_path / "in", "b.PNG", "a.jpg", "deep/er/c.webp", "notes.txt", "noext")
+    (tmp_path / "in" / "folder.png").mkdir()
+    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    assert targets(jobs, tmp_path / "out") == ["a.jpg", "b.PNG", "deep/er/c.webp"]
+    assert [job.source.name for job in jobs] == ["a.jpg", "b.PNG", "c.webp"]
+
+
+def test_equal_names_keep_their_folders(tmp_path):
+    inputs = files(tmp_path, "one/face.png", "two/face.png")
+    assert targets(plan(inputs, tmp_path / "out"), tmp_path / "out") == [
+        "one/face.png",
+        "two/face.png",
+    ]
+    assert targets(plan([tmp_path / "one", inputs[1]], tmp_path / "out"), tmp_path / "out") == [
+        "one/face.png",
+        "two/face.png",
+    ]
+
+
+def test_files_of_one_folder_lie_side_by_side(tmp_path):
+    inputs = files(tmp_path, "a.png", "b.png")
+    assert targets(plan(inputs, tmp_path / "out"), tmp_path / "out") == ["a.png", "b.png"]
+
+
+def test_a_file_given_twice_is_done_once(tmp_path):
+    (path,) = files(tmp_path, "in/a.png")
+    twice = [path, path.parent / ".." / "in" / "a.png", path.parent]
+    assert len(plan(twice, tmp_path / "out")) == 1
+
+
+def test_one_file_to_one_file(tmp_path):
+    (path,) = files(tmp_path, "a.png")
+    assert plan([path], tmp_path / "b.png") == [Job(path, tmp_path / "b.png")]
+    (tmp_path / "folder.png").mkdir()
+    assert targets(plan([path], tmp_path / "folder.png"), tmp_path / "folder.png") == ["a.png"]
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+    (path,) = files(tmp_path, "in/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert plan([Path("in")], Path("out")) == [Job(path, tmp_path / "out" / "a.png")]
+
+
+def test_earlier_results_are_no_inputs(tmp_path):
+    files(tmp_path, "in/a.png", "in/out/a.png")
+    assert len(plan([tmp_path / "in"], tmp_path / "in" / "out")) == 1
+    assert len(plan([tmp_path / "in"], tmp_path / "in")) == 2
+
+
+def test_inputs_that_are_none(tmp_path):
+    with pytest.raises(ImageFileError, match=r"got .*missing.png; there is no such thing"):
+        plan([tmp_path / "missing.png"], tmp_path / "out")
+    with pytest.raises(ImageFileError, match="found none"):
+        plan([tmp_path], tmp_path / "out")
+
+
+def test_outputs_that_are_none(tmp_path):
+    inputs = files(tmp_path, "in/a.png", "in/b.png", "text.txt")[:2]
+    with pytest.raises(OutputError, match=r"got the file name c\.png"):
+        plan(inputs, tmp_path / "c.png")
+    with pytest.raises(OutputError, match=r"got the file name c\.png"):
+        plan([tmp_path / "in"], tmp_path / "c.png")
+    with pytest.raises(OutputError, match=r"got the file .*text\.txt"):
+        plan(inputs, tmp_path / "text.txt")
+
+
+def test_nothing_is_replaced_unasked(tmp_path):
+    source, other, old = files(tmp_path, "a.png", "b.png", "out/a.png")
+    sources = {source, other}
+    assert not check_target(Job(source, tmp_path / "out" / "new.png"), sources, False)
+    with pytest.raises(OutputExistsError, match="exists; --overwrite replaces it"):
+        check_target(Job(source, old), sources, False)
+    assert not check_target(Job(source, old), sources, True)
+    with pytest.raises(OutputExistsError, match="another file than the input"):
+        check_target(Job(source, source), sources, False)
+    assert check_target(Job(source, source), sources, True)
+    with pytest.raises(OutputExistsError, match="is another input"):
+        check_target(Job(source, other), sources, True)
+
+
+def test_a_link_to_the_input_is_the_input(tmp_path):
+    (source,) = files(tmp_path, "a.png")
+    link = tmp_path / "link.png"
+    os.link(source, link)
+    with pytest.raises(OutputExistsError, match="another file than the input"):
+        check_target(Job(source, link), {source}, False)
+
+
+def test_check_free(tmp_path):
+    (old,) = files(tmp_path, "a.png")
+    check_free(tmp_path / "new.png", overwrite=False)
+    check_free(old, overwrite=True)
+    with pytest.raises(OutputExistsError):
+        check_free(old, overwrite=False)

@@ -1,0 +1,125 @@
+"""``models`` and ``doctor``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from importlib import metadata
+
+import pytest
+
+from facepurify import weights
+
+
+@pytest.fixture
+def shipped(tiny_model, tmp_path, monkeypatch):
+    """A folder of shipped models with the tiny one in it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copyfile(tiny_model, folder / "tiny.onnx")
+    content = tiny_model.read_bytes()
+    entry = {
+        "file": "tiny.onnx",
+        "card": "tiny.md",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "method": "PIN",
+        "version": "0.1.0",
+        "opset": 13,
+        "input": {"name": "image", "shape": ["N", 3, 112, 112], "colour": "RGB", "range": [0, 1]},
+        "outputs": ["purified", "probability", "score"],
+        "masks": ["expected", "fixed", "sampled"],
+        "score_threshold": 0.5,
+        "training_data": ["UTKFace", "All-Age-Faces"],
+        "licence": "research only",
+        "parity": {"max_abs_difference": 0.0},
+    }
+    manifest = {"schema": 1, "default": "tiny", "models": {"tiny": entry}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(weights, "_FOLDERS", (folder,))
+    return folder
+
+
+def test_list(run, shipped):
+    for arguments in (["models"], ["models", "list"]):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert "tiny (recommended): PIN, version 0.1.0" in out
+        assert "UTKFace, All-Age-Faces" in out
+        assert "research only" in out
+
+
+def test_verify(run, shipped):
+    status, out, err = run("models", "verify")
+    digest = hashlib.sha256((shipped / "tiny.onnx").read_bytes()).hexdigest()
+    assert (status, out, err) == (0, f"tiny: ok, sha256 {digest}\n", "")
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_damaged_models(run, shipped, damage):
+    path = shipped / "tiny.onnx"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] + (b"?" if damage == "altered" else b""))
+    status, out, err = run("models", "verify")
+    assert (status, out) == (1, "")
+    assert err.startswith("tiny: expected ")
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert "broken  model tiny: expected " in out
+    assert "broken  trial run: expected " in out
+
+
+def test_a_healthy_machine(run, shipped):
+    status, out, err = run("doctor")
+    assert (status, err) == (0, "")
+    assert "ok      trial run: tiny purified a crop" in out
+    assert "CPUExecutionProvider" in out
+
+
+def test_json(run, shipped):
+    status, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["healthy"] is True
+    assert {"name", "status", "detail"} == set(report["checks"][0])
+    (shipped / "manifest.json").write_text("{}")
+    status, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert (status, report["healthy"]) == (1, False)
+    assert report["checks"][-1]["status"] == "broken"
+
+
+def test_rival_distributions_are_a_warning(run, shipped, monkeypatch):
+    versions = {
+        "onnxruntime": "1.20.0",
+        "onnxruntime-gpu": "1.21.0",
+        "opencv-python": "4.12.0.88",
+        "opencv-python-headless": "4.12.0.88",
+    }
+
+    def version(name):
+        if name in versions:
+            return versions[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "warning onnxruntime distributions: expected one, got onnxruntime and onnx" in out
+    assert "warning opencv distributions: expected one, got opencv-python and opencv-py" in out
+    assert "torch: not installed (optional)" in out
+    del versions["onnxruntime-gpu"], versions["opencv-python-headless"]
+    assert "warning" not in run("doctor")[1]
+
+
+def test_no_onnxruntime(run, shipped, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert "broken  onnxruntime: " in out
+    assert 'pip install "facepurify[cpu]"' in out

@@ -1,0 +1,111 @@
+"""``inspect`` and ``demo``, and the sheets that they draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facepurify import align
+from facepurify.cli.sheet import Panel, draw_sheet, panels_of, verdict
+from facepurify.imagefiles import read_image, write_image
+from facepurify.inspection import compare
+
+BLACK = np.zeros((112, 112, 3), np.uint8)
+WHITE = np.full((112, 112, 3), 255, np.uint8)
+
+
+def test_a_sheet_shows_each_picture_in_its_place():
+    sheet = draw_sheet("title", ["a", "b"], [[Panel(BLACK), Panel(WHITE)]] * 2, side=112)
+    assert sheet.dtype == np.uint8
+    columns = np.flatnonzero((sheet == 0).all(2).sum(0) >= 224)
+    rows = np.flatnonzero((sheet == 0).all(2).sum(1) >= 112)
+    assert (len(columns), len(rows)) == (112, 224)
+    assert (sheet[rows[0] : rows[0] + 112, columns[-1] + 9 : columns[-1] + 121] == 255).all()
+
+
+def test_grey_and_other_sizes_fit():
+    row = [Panel(np.zeros((500, 500), np.uint8)), Panel(np.zeros((10, 10, 3), np.uint8))]
+    sheet = draw_sheet("title", ["a", "b"], [row], side=100)
+    assert (sheet == 0).all(2).sum() >= 2 * 100 * 100
+
+
+def test_alarms_are_red_and_notes_are_written():
+    def red(sheet):
+        wide = sheet.astype(int)
+        return (wide[..., 2] - wide[..., 0] > 100).sum()
+
+    calm, alarmed = (
+        draw_sheet("", [""], [[Panel(BLACK, "suspicious", alarm)]]) for alarm in (False, True)
+    )
+    assert red(calm) == 0 < red(alarmed)
+    plain, noted = (draw_sheet("", [""], [[Panel(BLACK)]], notes) for notes in ([], ["a note"]))
+    assert noted.shape[0] > plain.shape[0]
+
+
+def test_long_lines_stay_on_the_sheet():
+    sheet = draw_sheet("a very long title " * 20, ["a very long heading " * 9], [[Panel(BLACK)]])
+    assert (sheet[:, -20:] == sheet[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "words"),
+    [
+        (None, 0.5, "no score"),
+        (0.25, None, "score 0.250"),
+        (0.25, 0.5, "score 0.250: inconspicuous"),
+        (0.5, 0.5, "score 0.500: suspicious"),
+    ],
+)
+def test_verdict(score, threshold, words):
+    inspection = compare(BLACK, WHITE, score=score, threshold=threshold)
+    assert verdict(inspection) == words
+    before, after, removed = panels_of(inspection)
+    assert before.alarm == (words == "score 0.500: suspicious")
+    assert after.picture is WHITE
+    assert (removed.picture == 255).all()
+
+
+def test_inspect_a_crop(run, crop_file, tiny_model, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    arguments = ["inspect", crop_file, "-o", sheet, "--model", tiny_model]
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "")
+    score = read_image(crop_file).pixels.mean() / 255
+    assert out == f"face 1: score {score:.3f}\ndrew 1 face(s) on {sheet}\n"
+    assert read_image(sheet).pixels.shape[1] > 3 * 336
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert "exists; --overwrite replaces it" in err
+    assert run(*arguments, "--overwrite")[0] == 0
+
+
+def test_inspect_every_face_of_a_photo(run, photo, landmarks, detector, tiny_model, tmp_path):
+    write_image(tmp_path / "photo.png", photo)
+    sheet = tmp_path / "sheet.png"
+    status, out, _ = run("inspect", tmp_path / "photo.png", "-o", sheet, "--model", tiny_model)
+    scores = [align(photo, face).mean() / 255 for face in landmarks]
+    expected = [f"face {i}: score {s:.3f}" for i, s in enumerate(scores, start=1)]
+    assert status == 0
+    assert out.splitlines() == [*expected, f"drew 6 face(s) on {sheet}"]
+
+
+def test_inspect_refuses_what_it_cannot_read(run, tmp_path, tiny_model):
+    (tmp_path / "bad.png").write_bytes(b"")
+    for name in ("bad.png", "missing.png"):
+        status, _, err = run(
+            "inspect", tmp_path / name, "-o", tmp_path / "sheet.png", "--model", tiny_model
+        )
+        assert status == 1
+        assert name in err
+
+
+def test_demo(run, tiny_model, tmp_path, monkeypatch):
+    pytest.importorskip("insightface", reason="needs insightface's bundled photos")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("demo", "--model", tiny_model)
+    assert (status, err) == (0, "")
+    assert out.endswith("faces on facepurify-demo.png\n")
+    first = read_image(tmp_path / "facepurify-demo.png").pixels
+    assert run("demo", "--model", tiny_model)[0] == 1
+    assert run("demo", "--model", tiny_model, "--overwrite")[0] == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "facepurify-demo.png").pixels, first)

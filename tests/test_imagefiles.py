@@ -1,0 +1,295 @@
+"""Image files: what is read and written faithfully, and what is refused before it is decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageOps
+
+from facepurify import ImageFileError, ImageTooLargeError, OutputError
+from facepurify.imagefiles import read_image, write_image
+from facepurify.imageheaders import read_header
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+ALPHA = RNG.integers(0, 255, (20, 30), dtype=np.uint8)
+FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+
+
+def encode(image: Image.Image, suffix: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, FORMATS[suffix], **options)
+    return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header says a size, and which has hardly any pixels."""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(bytes(100)))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """A real JPEG whose frame header says another size."""
+    data = bytearray(encode(Image.fromarray(COLOUR), ".jpg"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def webp_of(width: int, height: int) -> bytes:
+    """A real lossless WebP whose stream says another size."""
+    data = bytearray(encode(Image.fromarray(COLOUR), ".webp", lossless=True))
+    stream = data.index(b"VP8L") + 9
+    data[stream : stream + 4] = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    return bytes(data)
+
+
+def save(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG"])
+@given(
+    pixels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))),
+    with_alpha=st.booleans(),
+)
+def test_lossless_round_trip(tmp_path_factory, suffix, pixels, with_alpha):
+    path = tmp_path_factory.mktemp("images") / f"image{suffix}"
+    # a fully transparent WebP pixel has no colour, and an opaque one no alpha channel
+    alpha = np.where(pixels[..., 0] > 100, 1, 254).astype(np.uint8) if with_alpha else None
+    write_image(path, pixels, alpha=alpha)
+    image = read_image(path)
+    np.testing.assert_array_equal(image.pixels, pixels)
+    np.testing.assert_array_equal(image.alpha, alpha)
+    assert image.lossless
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_files_come_back_close(tmp_path, suffix):
+    smooth = cv2.resize(COLOUR[:4, :4], (64, 48), interpolation=cv2.INTER_LINEAR)
+    write_image(tmp_path / f"image{suffix}", smooth, lossless=False)
+    image = read_image(tmp_path / f"image{suffix}")
+    assert not image.lossless
+    assert np.abs(image.pixels.astype(int) - smooth).mean() < 6
+
+
+def test_grey_stays_grey(tmp_path):
+    for suffix in (".png", ".jpg"):
+        path = tmp_path / f"grey{suffix}"
+        write_image(path, ALPHA)
+        assert read_image(path).pixels.shape == ALPHA.shape
+
+
+def test_grey_with_alpha(tmp_path):
+    grey = Image.fromarray(COLOUR).convert("L")
+    source = Image.merge("LA", (grey, Image.fromarray(ALPHA)))
+    image = read_image(save(tmp_path, "la.png", encode(source, ".png")))
+    np.testing.assert_array_equal(image.pixels, grey)
+    np.testing.assert_array_equal(image.alpha, ALPHA)
+    write_image(tmp_path / "again.png", image.pixels, alpha=image.alpha)
+    again = read_image(tmp_path / "again.png")
+    np.testing.assert_array_equal(again.pixels, np.stack([grey] * 3, axis=2))
+    np.testing.assert_array_equal(again.alpha, ALPHA)
+
+
+def test_palette_png(tmp_path):
+    palette = Image.fromarray(COLOUR).quantize(16)
+    image = read_image(save(tmp_path, "palette.png", encode(palette, ".png")))
+    np.testing.assert_array_equal(image.pixels[..., ::-1], palette.convert("RGB"))
+    assert image.alpha is None
+    image = read_image(save(tmp_path, "clear.png", encode(palette, ".png", transparency=3)))
+    np.testing.assert_array_equal(image.alpha == 0, np.asarray(palette) == 3)
+
+
+def test_one_bit_png(tmp_path):
+    bits = Image.fromarray(COLOUR).convert("1")
+    image = read_image(save(tmp_path, "bits.png", encode(bits, ".png")))
+    np.testing.assert_array_equal(image.pixels, bits.convert("L"))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(COLOUR), suffix, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    pixels = read_image(save(tmp_path, f"turned{suffix}", data)).pixels
+    assert pixels.shape[:2] == (upright.height, upright.width)
+    # two decoders of a lossy format differ a little
+    difference = np.abs(pixels[..., ::-1].astype(int) - np.asarray(upright.convert("RGB")))
+    assert difference.max() <= (0 if suffix == ".png" else 8)
+
+
+def test_alpha_is_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = Image.fromarray(np.dstack([COLOUR, ALPHA]))
+    image = read_image(save(tmp_path, "turned.png", encode(source, ".png", exif=exif)))
+    np.testing.assert_array_equal(image.alpha, np.rot90(ALPHA, -1))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + bytes(9)]
+)
+def test_broken_exif_leaves_an_image_as_it_is(tmp_path, exif):
+    data = encode(Image.fromarray(COLOUR), ".png")
+    data = data[:33] + png_chunk(b"eXIf", exif) + data[33:]
+    assert read_image(save(tmp_path, "image.png", data)).pixels.shape == COLOUR.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("bomb.png", png_of(60_000, 60_000)),
+        ("bomb.jpg", jpeg_of(60_000, 60_000)),
+        ("bomb.webp", webp_of(16_000, 16_000)),
+    ],
+)
+def test_bombs_are_refused_before_decoding(tmp_path, monkeypatch, name, data):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageTooLargeError, match="expected at most 100,000,000 pixels"):
+        read_image(save(tmp_path, name, data))
+
+
+def test_the_pixel_cap_is_exact(tmp_path):
+    path = save(tmp_path, "image.png", encode(Image.fromarray(COLOUR), ".png"))
+    assert read_image(path, max_pixels=600).pixels.size == 1800
+    with pytest.raises(ImageTooLargeError, match="got 30x20"):
+        read_image(path, max_pixels=599)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_truncated_files(suffix, share):
+    data = encode(Image.fromarray(COLOUR), suffix)
+    with pytest.raises(ImageFileError):
+        read_header(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused(tmp_path_factory, suffix, data):
+    content = bytearray(encode(Image.fromarray(COLOUR), suffix))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = save(tmp_path_factory.mktemp("damaged"), f"image{suffix}", bytes(content))
+    try:
+        image = read_image(path, max_pixels=100_000)
+    except ImageFileError:
+        return
+    assert image.pixels.dtype == np.uint8
+
+
+def test_a_damaged_png_chunk(tmp_path):
+    data = bytearray(encode(Image.fromarray(COLOUR), ".png"))
+    data[data.index(b"IDAT") + 20] ^= 1
+    with pytest.raises(ImageFileError, match="damaged b'IDAT'"):
+        read_image(save(tmp_path, "image.png", bytes(data)))
+
+
+def test_less_pixels_than_the_header_says(tmp_path):
+    with pytest.raises(ImageFileError, match="damaged"):
+        read_image(save(tmp_path, "image.png", png_of(300, 200)))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.png", b"", "expected a JPEG, PNG or WebP"),
+        ("text.jpg", b"no image at all", "expected a JPEG, PNG or WebP"),
+        ("image.png", encode(Image.fromarray(COLOUR), ".jpg"), "suffix .jpg or .jpeg"),
+        ("image.tif", encode(Image.fromarray(COLOUR), ".png"), "suffix .png"),
+        ("zero.png", png_of(0, 20), "expected pixels, got 0x20"),
+        ("zero.jpg", jpeg_of(30, 0), "expected pixels, got 30x0"),
+        ("cmyk.jpg", encode(Image.fromarray(COLOUR).convert("CMYK"), ".jpg"), "4 channels"),
+        (
+            "deep.png",
+            cv2.imencode(".png", COLOUR.astype(np.uint16) * 257)[1].tobytes(),
+            "expected 8 bits a channel, got 16",
+        ),
+        (
+            "level.png",
+            encode(Image.fromarray(ALPHA), ".png", transparency=3),
+            "transparent grey level",
+        ),
+        ("headless.png", b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "begin with IHDR"),
+    ],
+)
+def test_refused_files(tmp_path, name, data, message):
+    with pytest.raises(ImageFileError, match=message):
+        read_image(save(tmp_path, name, data))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
+def test_animations_are_refused(tmp_path, suffix):
+    frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    path = tmp_path / f"moving{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageFileError, match=r"animated|JPEG, PNG or WebP"):
+        read_image(path)
+
+
+def test_webp_with_two_sizes(tmp_path):
+    data = bytearray(encode(Image.fromarray(np.dstack([COLOUR, ALPHA])), ".webp"))
+    width = data.index(b"VP8X") + 12
+    data[width] += 1
+    with pytest.raises(ImageFileError, match="expected one size"):
+        read_image(save(tmp_path, "image.webp", bytes(data)))
+
+
+def test_what_is_no_file(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.png"):
+        with pytest.raises(ImageFileError, match="no such file"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha", "message"),
+    [
+        ("image.tif", None, "expected a name that ends in"),
+        ("image.jpg", ALPHA, "expected a format with transparency"),
+        ("missing/image.png", None, "expected a folder"),
+    ],
+)
+def test_refused_outputs(tmp_path, name, alpha, message):
+    with pytest.raises(OutputError, match=message):
+        write_image(tmp_path / name, COLOUR, alpha=alpha)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_the_format_cannot_hold(tmp_path):
+    with pytest.raises(OutputError, match=r"could not encode .*image\.webp"):
+        write_image(tmp_path / "image.webp", np.zeros((1, 20_000, 3), np.uint8))
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = save(tmp_path, "image.png", b"old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_image(path, COLOUR)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
