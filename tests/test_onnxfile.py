@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from facepurify import Purifier, onnxfile
+from facepurify.errors import ModelContractError, ModelError
+from facepurify.onnxfile import ModelContract, read_contract
+
+Build = Callable[..., onnx.ModelProto]
+FLOAT, INT64, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE
+IMAGE = ["N", 3, 112, 112]
+value_info = helper.make_tensor_value_info
+
+
+def identity(**fields: object) -> onnx.NodeProto:
+    return helper.make_node("Identity", ["image"], ["purified"], **fields)
+
+
+def refused(model: onnx.ModelProto, match: str) -> None:
+    with pytest.raises(ModelContractError, match=match):
+        read_contract(model.SerializeToString())
+
+
+def test_whole_contract(tiny_model: Path) -> None:
+    assert read_contract(tiny_model.read_bytes()) == ModelContract(
+        opset=13,
+        outputs=("purified", "probability", "score"),
+        masks=("expected", "fixed", "sampled"),
+        eigenfaces=8,
+    )
+
+
+def test_least_contract(build_model: Build) -> None:
+    contract = read_contract(build_model([identity()]).SerializeToString())
+    assert contract == ModelContract(13, ("purified",), (), None)
+
+
+def test_opset_of_the_spelled_out_default_domain(build_model: Build) -> None:
+    opsets = [helper.make_opsetid("ai.onnx", 17), helper.make_opsetid("unused.domain", 1)]
+    model = build_model([identity(domain="ai.onnx")], opset_imports=opsets)
+    assert read_contract(model.SerializeToString()).opset == 17
+
+
+def test_too_large(monkeypatch: pytest.MonkeyPatch, build_model: Build) -> None:
+    content = build_model([identity()]).SerializeToString()
+    monkeypatch.setattr(onnxfile, "MAX_BYTES", len(content))
+    read_contract(content)
+    with pytest.raises(ModelContractError, match="at most"):
+        read_contract(content + b"\0")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"hello, world", b"\x89PNG\r\n\x1a\n", b"\xff" * 99]
+)
+def test_not_onnx(content: bytes) -> None:
+    with pytest.raises(ModelContractError):
+        read_contract(content)
+
+
+def test_every_truncation_is_refused(tiny_model: Path) -> None:
+    content = tiny_model.read_bytes()
+    whole = read_contract(content)
+    for length in range(len(content)):
+        try:
+            contract = read_contract(content[:length])
+        except ModelContractError:
+            continue
+        # protobuf has no end mark: what is cut after the graph may still be whole
+        assert contract == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_altered_bytes_raise_our_error_or_nothing(tiny_model: Path, data: st.DataObject) -> None:
+    content = bytearray(tiny_model.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ModelContractError):
+        read_contract(bytes(content))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(content: bytes) -> None:
+    with pytest.raises(ModelContractError):
+        read_contract(content)
+
+
+def test_ort_format_polyglot(build_model: Build) -> None:
+    model = build_model([identity()])
+    # as the first field, a producer name: tag, length, then 2 bytes and "ORTM" at 4..8
+    content = b"\x12\x06xxORTM" + model.SerializeToString()
+    assert onnx.load_from_string(content).producer_name == "xxORTM"
+    with pytest.raises(ModelContractError, match="own format"):
+        read_contract(content)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x3a" + b"\xff" * 10 + b"\x01",  # a length of more than ten bytes
+        b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a length of 2**64 - 1
+        b"\x3b\x3c",  # a group
+        b"\x38\x01",  # a graph that is a number
+        b"\x00\x00",  # field number 0
+    ],
+)
+def test_hostile_wire(bomb: bytes) -> None:
+    with pytest.raises(ModelContractError):
+        read_contract(bomb)
+
+
+def test_deep_nesting(build_model: Build) -> None:
+    graph = helper.make_graph([identity()], "g", [], [])
+    for _ in range(12):
+        graph = helper.make_graph([helper.make_node("If", [], [], then_branch=graph)], "g", [], [])
+    refused(build_model([helper.make_node("If", [], [], then_branch=graph)]), "nested")
+
+
+def test_too_many_fields(monkeypatch: pytest.MonkeyPatch, build_model: Build) -> None:
+    content = build_model([identity()]).SerializeToString()
+    monkeypatch.setattr(onnxfile, "_MAX_FIELDS", 10)
+    with pytest.raises(ModelContractError, match="at most 10 fields"):
+        read_contract(content)
+
+
+def test_two_graphs(build_model: Build) -> None:
+    content = build_model([identity()]).SerializeToString()
+    with pytest.raises(ModelContractError, match="one graph, got 2"):
+        read_contract(content + content)
+
+
+def external(name: str) -> onnx.TensorProto:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), name)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return tensor
+
+
+def test_external_initializer(build_model: Build) -> None:
+    refused(build_model([identity()], initializers=[external("w")]), "external data")
+
+
+def test_external_location_without_the_flag(build_model: Build) -> None:
+    tensor = external("w")
+    tensor.ClearField("data_location")
+    refused(build_model([identity()], initializers=[tensor]), "external data")
+
+
+def test_external_attribute_in_a_subgraph(build_model: Build) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=external("w"))
+    inner = helper.make_graph([constant], "inner", [], [])
+    node = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    refused(build_model([identity(), node]), "external data")
+
+
+def test_external_sparse_initializer(build_model: Build) -> None:
+    model = build_model([identity()])
+    model.graph.sparse_initializer.add().values.CopyFrom(external("w"))
+    refused(model, "external data")
+
+
+def test_custom_domain(build_model: Build) -> None:
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("evil.ops", 1)]
+    refused(build_model([identity(domain="evil.ops")], opset_imports=opsets), "evil.ops")
+
+
+@pytest.mark.parametrize("attribute", ["graph", "graphs"])
+def test_custom_domain_in_a_subgraph(build_model: Build, attribute: str) -> None:
+    inner = helper.make_graph([identity(domain="com.microsoft")], "inner", [], [])
+    value = inner if attribute == "graph" else [inner]
+    node = helper.make_node("Loop", [], ["y"], body=value)
+    refused(build_model([identity(), node]), "com.microsoft")
+
+
+@pytest.mark.parametrize(("function", "inside"), [("mine", ""), ("", "mine")])
+def test_custom_domain_of_a_function(build_model: Build, function: str, inside: str) -> None:
+    node = helper.make_node("Identity", ["a"], ["b"], domain=inside)
+    opsets = [helper.make_opsetid("", 13)]
+    made = helper.make_function(function, "f", ["a"], ["b"], [node], opsets)
+    refused(build_model([identity()], functions=[made]), "mine")
+
+
+def test_no_default_opset(build_model: Build) -> None:
+    refused(build_model([identity()], opset_imports=[helper.make_opsetid("other", 1)]), "import")
+
+
+def test_training_info(build_model: Build) -> None:
+    model = build_model([identity()])
+    model.training_info.add()
+    refused(model, "inference")
+
+
+@pytest.mark.parametrize(
+    ("declared", "match"),
+    [
+        (value_info("input", FLOAT, IMAGE), "input `image`.*the inputs are: input"),
+        (value_info("image", DOUBLE, IMAGE), "element type 11"),
+        (value_info("image", FLOAT, None), "no declared shape"),
+        (value_info("image", FLOAT, ["N", 3, 112]), r"got float32 \[N, 3, 112\]"),
+        (value_info("image", FLOAT, ["N", 3, 128, 128]), "128, 128"),
+        (value_info("image", FLOAT, ["N", 3, "H", "W"]), r"\[N, 3, N, N\]"),
+        (value_info("image", FLOAT, [1, 3, 112, 112]), r"\[1, 3, 112, 112\]"),
+    ],
+)
+def test_other_input(build_model: Build, declared: onnx.ValueInfoProto, match: str) -> None:
+    refused(build_model([identity()], inputs=[declared]), match)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        value_info("output", FLOAT, IMAGE),
+        value_info("purified", INT64, IMAGE),
+        value_info("purified", FLOAT, ["N", 1, 112, 112]),
+    ],
+)
+def test_other_output(build_model: Build, declared: onnx.ValueInfoProto) -> None:
+    refused(build_model([identity()], outputs=[declared]), "purified")
+
+
+def test_sequence_typed_input(build_model: Build) -> None:
+    declared = helper.make_tensor_sequence_value_info("image", FLOAT, IMAGE)
+    refused(build_model([identity()], inputs=[declared]), "`image`")
+
+
+def test_required_second_input(build_model: Build) -> None:
+    inputs = [value_info("image", FLOAT, IMAGE), value_info("strength", FLOAT, [1])]
+    refused(build_model([identity()], inputs=inputs), "strength")
+    backed = numpy_helper.from_array(np.ones(1, np.float32), "strength")
+    model = build_model([identity()], inputs=inputs, initializers=[backed])
+    assert read_contract(model.SerializeToString()).masks == ()
+
+
+def test_image_that_an_initializer_backs(build_model: Build) -> None:
+    backed = numpy_helper.from_array(np.ones((1, 3, 112, 112), np.float32), "image")
+    refused(build_model([identity()], initializers=[backed]), "an initializer for it")
+
+
+def test_input_declared_twice(build_model: Build) -> None:
+    image = value_info("image", FLOAT, IMAGE)
+    refused(build_model([identity()], inputs=[image, image]), "declared twice")
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "shape"),
+    [
+        ("mask_mode", FLOAT, [1]),
+        ("mask_mode", INT64, [2]),
+        ("mask_uniform", FLOAT, [1, 7]),
+        ("mask_uniform", FLOAT, ["N", 8]),
+        ("probability", FLOAT, ["N"]),
+        ("score", FLOAT, ["N", 1]),
+        ("score", INT64, ["N"]),
+    ],
+)
+def test_optional_parts_of_another_type(
+    build_antibody_model: Build, name: str, element: int, shape: list[object]
+) -> None:
+    model = build_antibody_model()
+    for declared in (*model.graph.input, *model.graph.output):
+        if declared.name == name:
+            declared.CopyFrom(value_info(name, element, shape))
+    refused(model, name)
+
+
+def test_ort_refusal_is_our_error(tmp_path: Path, build_model: Build) -> None:
+    path = tmp_path / "broken.onnx"
+    node = helper.make_node("NoSuchOperator", ["image"], ["purified"])
+    path.write_bytes(build_model([node]).SerializeToString())
+    with pytest.raises(ModelError, match="NoSuchOperator"):
+        Purifier(path)

@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from facepurify import ARCFACE_TEMPLATE, Purifier
+from facepurify.errors import (
+    ImageError,
+    ImageShapeError,
+    LandmarkOutsideError,
+    LandmarkShapeError,
+    ModelChecksumError,
+    ModelError,
+    ModelOutputError,
+    OptionError,
+    SeedError,
+)
+from facepurify.images import Array
+
+
+@pytest.fixture(scope="module")
+def invert(invert_model: Path) -> Purifier:
+    return Purifier(invert_model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> Purifier:
+    return Purifier(tiny_model, threads=1)
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def purify_elsewhere(purifier: Purifier, image: Array) -> Array:
+    return purifier.purify(image)
+
+
+# What goes in comes out
+
+
+@pytest.mark.parametrize("shape", [(112, 112), (112, 112, 3), (2, 112, 112, 3), (1, 112, 112, 3)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+def test_kind_is_kept(invert: Purifier, shape: tuple[int, ...], dtype: str, color: str) -> None:
+    image = noise(*shape).astype(dtype)
+    full = 255
+    if dtype != "uint8":
+        image, full = image / np.asarray(255, dtype), 1
+    before = image.copy()
+    purified = invert.purify(image, color=color)
+    assert purified.dtype == image.dtype
+    assert purified.shape == image.shape
+    np.testing.assert_allclose(purified, full - image, atol=0 if dtype == "uint8" else 1e-6)
+    np.testing.assert_array_equal(image, before)
+    assert not np.shares_memory(purified, image)
+
+
+def test_list_of_mixed_kinds_and_sizes(invert: Purifier) -> None:
+    images = [noise(112, 112, 3), noise(64, 80), noise(250, 250, 3) / 255.0, noise(1, 1)]
+    purified = invert.purify(images)
+    assert isinstance(purified, list)
+    for before, after in zip(images, purified, strict=True):
+        assert (after.dtype, after.shape) == (before.dtype, before.shape)
+    crops = invert.purify(images, keep_size=False)
+    assert [crop.shape for crop in crops] == [(112, 112, 3), (112, 112), (112, 112, 3), (112, 112)]
+    np.testing.assert_array_equal(crops[0], purified[0])
+
+
+def test_views_of_any_layout(invert: Purifier) -> None:
+    image = noise(224, 336, 3)
+    view = np.flip(image[::2, ::3], 1)
+    view.flags.writeable = False
+    expected = 255 - np.ascontiguousarray(view)
+    np.testing.assert_array_equal(invert.purify(view), expected)
+    np.testing.assert_array_equal(invert.purify(np.asfortranarray(view)), expected)
+
+
+def test_colour_order_matters_to_the_model(tiny: Purifier) -> None:
+    image = noise(112, 112, 3)
+    image[..., 0] //= 4
+    as_rgb = tiny.purify(image[..., ::-1], color="rgb")
+    np.testing.assert_array_equal(tiny.purify(image), as_rgb[..., ::-1])
+    assert not np.array_equal(tiny.purify(image), tiny.purify(image, color="rgb"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 70), st.integers(0, 2**32 - 1), st.data())
+def test_results_do_not_depend_on_the_batch(
+    tiny: Purifier, count: int, seed: int, data: st.DataObject
+) -> None:
+    batch = noise(count, 112, 112, 3, seed=seed)
+    index = data.draw(st.integers(0, count - 1))
+    together = tiny.purify(batch)
+    # Bit for bit for this model; matrix products may be blocked by batch size in larger ones.
+    np.testing.assert_array_equal(together[index], tiny.purify(batch[index]))
+    np.testing.assert_array_equal(tiny.purify(list(batch))[index], together[index])
+
+
+def test_a_sampled_mask_does_not_depend_on_the_batch(tiny_model: Path) -> None:
+    sampled = Purifier(tiny_model, threads=1, mask="sampled")
+    batch = noise(70, 112, 112, 3)
+    together = sampled.purify(batch, seed=5)
+    for index in (0, 63, 64, 69):
+        np.testing.assert_array_equal(together[index], sampled.purify(batch[index], seed=5))
+
+
+# Masks and seeds
+
+
+def test_masks_by_hand(tiny_model: Path) -> None:
+    batch = np.random.default_rng(1).random((3, 3, 112, 112), np.float32)
+    for mask in ("expected", "fixed", "sampled"):
+        purifier = Purifier(tiny_model, threads=1, mask=mask)
+        result = purifier.purify_canonical(batch, seed=7)
+        p = result.probability
+        assert p is not None
+        assert result.score is not None
+        uniform = np.random.default_rng(7).random((1, 8), np.float32)
+        antibody = {"expected": p, "fixed": p > p.mean(1, keepdims=True), "sampled": p > uniform}
+        level = antibody[mask].mean(1)[:, None, None, None]
+        np.testing.assert_allclose(result.images, 0.9 * batch + 0.1 * level, atol=1e-6)
+        np.testing.assert_allclose(result.score, batch.mean((1, 2, 3)), atol=1e-5)
+        found = purifier.inspect([*(batch.transpose(0, 2, 3, 1))], color="rgb", seed=7)
+        np.testing.assert_array_equal(np.stack([f.mask for f in found]), antibody[mask])
+
+
+def test_seeds_repeat_and_differ(tiny_model: Path) -> None:
+    sampled = Purifier(tiny_model, threads=1, mask="sampled")
+    image = noise(112, 112, 3)
+    masks = [sampled.inspect(image, seed=seed).mask for seed in (1, 1, np.int64(1), 2)]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+    assert not np.array_equal(masks[0], masks[3])
+    drawn = {sampled.inspect(image).mask.tobytes() for _ in range(20)}
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, "1", True, [1]])
+def test_wrong_seed(tiny: Purifier, seed: object) -> None:
+    with pytest.raises(SeedError):
+        tiny.purify(noise(112, 112, 3), seed=seed)
+
+
+def test_a_mask_that_the_model_does_not_have(invert_model: Path, tiny_model: Path) -> None:
+    with pytest.raises(OptionError, match="none, since it has no antibody"):
+        Purifier(invert_model, mask="expected")
+    with pytest.raises(OptionError, match=r"expected, fixed, sampled.*'random'"):
+        Purifier(tiny_model, mask="random")
+
+
+# Photos
+
+
+def test_photo_is_purified_at_the_faces_only(
+    invert: Purifier, photo: Array, landmarks: Array
+) -> None:
+    purified = invert.purify(photo, landmarks=landmarks)
+    assert (purified.dtype, purified.shape) == (photo.dtype, photo.shape)
+    for face in landmarks:
+        x, y = face[2].astype(int)  # the nose
+        np.testing.assert_allclose(
+            purified[y, x].astype(int), 255 - photo[y, x].astype(int), atol=40
+        )
+    far = np.ones(photo.shape[:2], bool)
+    for face in landmarks:
+        reach = 3 * np.ptp(face, 0).max()
+        left, top = (face.mean(0) - reach).clip(0).astype(int)
+        right, bottom = (face.mean(0) + reach).astype(int)
+        far[top:bottom, left:right] = False
+    assert far.any()
+    np.testing.assert_array_equal(purified[far], photo[far])
+
+
+def test_one_face_or_many_of_one(invert: Purifier, photo: Array, landmarks: Array) -> None:
+    one = invert.purify(photo, landmarks=landmarks[0])
+    np.testing.assert_array_equal(invert.purify(photo, landmarks=landmarks[:1]), one)
+    np.testing.assert_array_equal(invert.purify(photo, landmarks=landmarks[0].tolist()), one)
+
+
+def test_no_faces_is_the_photo_itself(invert: Purifier, photo: Array) -> None:
+    purified = invert.purify(photo, landmarks=np.zeros((0, 5, 2)))
+    np.testing.assert_array_equal(purified, photo)
+    assert not np.shares_memory(purified, photo)
+
+
+def test_photos_in_a_list_and_an_array(invert: Purifier, landmarks: Array, photo: Array) -> None:
+    sets = [landmarks[:2], landmarks[3]]
+    expected = [invert.purify(photo, landmarks=faces) for faces in sets]
+    listed = invert.purify([photo, photo], landmarks=sets)
+    stacked = invert.purify(np.stack([photo, photo]), landmarks=sets)
+    for got in (listed, stacked):
+        np.testing.assert_array_equal(np.stack(got), np.stack(expected))
+    assert isinstance(listed, list)
+
+
+def test_overlapping_faces_are_pasted_in_order(invert: Purifier) -> None:
+    photo = noise(200, 240, 3)
+    left, right = ARCFACE_TEMPLATE + (40, 40), ARCFACE_TEMPLATE + (90, 40)
+    both = invert.purify(photo, landmarks=np.stack([left, right]))
+    second = invert.purify(photo, landmarks=right)
+    np.testing.assert_array_equal(both[50:140, 100:190], second[50:140, 100:190])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_grey_photo(invert: Purifier, dtype: str) -> None:
+    photo = noise(200, 200).astype(dtype) / (1 if dtype == "uint8" else 255)
+    photo = photo.astype(dtype)
+    purified = invert.purify(photo, landmarks=ARCFACE_TEMPLATE + 44)
+    full = 255 if dtype == "uint8" else 1
+    inside = np.s_[50:150, 50:150]
+    np.testing.assert_allclose(purified[inside], full - photo[inside], atol=1e-6)
+    assert purified.dtype == photo.dtype
+
+
+@pytest.mark.parametrize(
+    ("scale", "nose"),
+    [(1, (0, 0)), (1, (239, 120)), (0.1, (120, 120)), (20, (9, 9)), (900, (5, 5))],
+)
+def test_faces_at_the_border_tiny_and_huge(
+    invert: Purifier, scale: float, nose: tuple[int, int]
+) -> None:
+    photo = np.full((240, 240, 3), 100, np.uint8)
+    landmarks = scale * (ARCFACE_TEMPLATE - ARCFACE_TEMPLATE[2]) + nose
+    purified = invert.purify(photo, landmarks=landmarks)
+    assert purified.shape == photo.shape
+    assert (purified[nose[1], nose[0]] != 100).all()
+
+
+def test_wrong_landmarks(invert: Purifier) -> None:
+    photo = noise(200, 200, 3)
+    with pytest.raises(LandmarkOutsideError):
+        invert.purify(photo, landmarks=ARCFACE_TEMPLATE + 500)
+    for wrong in ([ARCFACE_TEMPLATE], [], 3):
+        with pytest.raises(LandmarkShapeError, match="2 photos"):
+            invert.purify([photo, photo], landmarks=wrong)
+    with pytest.raises(LandmarkShapeError):
+        invert.purify([photo, photo], landmarks=[ARCFACE_TEMPLATE, None])
+    with pytest.raises(OptionError, match="keep_size"):
+        invert.purify(photo, landmarks=ARCFACE_TEMPLATE, keep_size=False)
+
+
+@pytest.mark.parametrize("method", ["purify", "inspect"])
+def test_wrong_options(invert: Purifier, method: str) -> None:
+    with pytest.raises(OptionError, match="color"):
+        getattr(invert, method)(noise(112, 112, 3), color="BGR")
+    with pytest.raises(ImageError):
+        getattr(invert, method)(noise(112, 112, 4))
+
+
+# Inspection
+
+
+def test_inspect_without_optional_outputs(invert: Purifier) -> None:
+    image = noise(112, 112, 3)
+    found = invert.inspect(image)
+    assert found.image is image
+    np.testing.assert_array_equal(found.purified, invert.purify(image))
+    assert (found.score, found.threshold, found.suspicious, found.mask) == (None,) * 4
+
+
+def test_inspect_in_the_kind_of_the_input(tiny: Purifier, photo: Array, landmarks: Array) -> None:
+    crops = noise(3, 60, 60, 3)
+    several = tiny.inspect(crops)
+    assert len(several) == 3
+    (listed,) = tiny.inspect([crops[1]])
+    np.testing.assert_array_equal(listed.removed, several[1].removed)
+    found = tiny.inspect(photo, landmarks=landmarks[2])
+    np.testing.assert_array_equal(found.purified, tiny.purify(photo, landmarks=landmarks[2]))
+    assert found.score is not None
+    assert 0 < found.score < 1
+    with pytest.raises(LandmarkShapeError, match="one face"):
+        tiny.inspect(photo, landmarks=landmarks)
+
+
+# What a model may not give
+
+
+@pytest.mark.parametrize(
+    ("nodes", "match"),
+    [
+        ([("Sub", ["image", "image"], "z"), ("Div", ["z", "z"], "purified")], "finite"),
+        ([("Add", ["image", "one"], "purified")], "finite and in"),
+        ([("Slice", ["image", "from", "to"], "purified")], "of shape"),
+    ],
+)
+def test_model_output(
+    tmp_path: Path,
+    build_model: Callable[..., onnx.ModelProto],
+    nodes: list[tuple[str, list[str], str]],
+    match: str,
+) -> None:
+    constants = {
+        "one": np.float32(1),
+        "from": np.array([0, 0, 0, 0]),
+        "to": np.array([99, 3, 112, 56]),
+    }
+    model = build_model(
+        [helper.make_node(kind, inputs, [output]) for kind, inputs, output in nodes],
+        initializers=[numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelOutputError, match=match):
+        Purifier(path).purify(noise(112, 112, 3))
+
+
+# The canonical way
+
+
+def test_canonical_in_chunks(tiny: Purifier) -> None:
+    batch = np.random.default_rng(2).random((130, 3, 112, 112), np.float32)
+    result = tiny.purify_canonical(batch)
+    assert result.images.shape == batch.shape
+    assert result.probability is not None
+    assert result.probability.shape == (130, 8)
+    assert result.score is not None
+    np.testing.assert_array_equal(
+        result.images[64:66], tiny.purify_canonical(batch[64:66].copy()).images
+    )
+
+
+def test_canonical_without_optional_outputs(invert: Purifier) -> None:
+    result = invert.purify_canonical(np.zeros((1, 3, 112, 112), np.float32))
+    assert result.probability is None
+    assert result.score is None
+    with pytest.raises(ImageShapeError):
+        invert.purify_canonical(np.zeros((1, 112, 112, 3), np.float32))
+
+
+# Threads, processes, pickles
+
+
+def test_many_threads_share_one(tiny_model: Path) -> None:
+    sampled = Purifier(tiny_model, threads=1, mask="sampled")
+    images = [noise(112, 112, 3, seed=seed) for seed in range(40)]
+    expected = [sampled.purify(image, seed=i) for i, image in enumerate(images)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda pair: sampled.purify(pair[1], seed=pair[0]), enumerate(images)))
+    np.testing.assert_array_equal(np.stack(got), np.stack(expected))
+
+
+def test_pickle(tiny_model: Path) -> None:
+    purifier = Purifier(str(tiny_model), threads=1, mask="fixed")
+    again = pickle.loads(pickle.dumps(purifier))
+    image = noise(112, 112, 3)
+    assert again.info == purifier.info
+    np.testing.assert_array_equal(again.purify(image), purifier.purify(image))
+
+
+def test_pickle_of_a_file_that_changed(
+    tmp_path: Path, tiny_model: Path, invert_model: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    pickled = pickle.dumps(Purifier(path))
+    path.write_bytes(invert_model.read_bytes())
+    with pytest.raises(ModelChecksumError, match="changed"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes(invert: Purifier, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    image = noise(112, 112, 3)
+    expected = invert.purify(image)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        in_child = pool.apply_async(purify_elsewhere, (invert, image)).get(timeout=60)
+    np.testing.assert_array_equal(in_child, expected)
+    np.testing.assert_array_equal(invert.purify(image), expected)
+
+
+def fork_and_purify(purifier: Purifier, image: Array, answer: object) -> None:
+    """Use the parent's own object, which a fork (unlike a pickle) hands over as it is."""
+    answer.send(purifier.purify(image))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_a_forked_child_opens_its_own_session(tiny_model: Path) -> None:
+    purifier = Purifier(tiny_model, threads=4)
+    image = noise(112, 112, 3)
+    expected = purifier.purify(image)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=fork_and_purify, args=(purifier, image, theirs))
+    child.start()
+    assert ours.poll(60)
+    np.testing.assert_array_equal(ours.recv(), expected)
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_close(invert_model: Path) -> None:
+    with Purifier(invert_model) as purifier:
+        purifier.purify(noise(112, 112, 3))
+    with pytest.raises(ModelError, match="closed"):
+        purifier.purify(noise(112, 112, 3))
+
+
+def test_repr_names_model_and_mask(tiny: Purifier) -> None:
+    assert repr(tiny) == "Purifier('tiny', mask='expected')"
