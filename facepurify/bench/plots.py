@@ -1,0 +1,203 @@
+"""The pictures of the report, as SVG text that needs nothing from outside.
+
+Each is drawn for a column of 400 pixels, so that its letters stay readable on a phone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from facepurify.bench.results import OBLIVIOUS, ROC_RATES, AttackRow, Results
+from facepurify.bench.summary import Headline, headlines
+
+__all__ = ["Plot", "draw_plots"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow.
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_MARKERS = "osD^vPX"
+_STYLE = {
+    "svg.hashsalt": "facepurify",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture: ``svg`` is the file's text, ``caption`` says how to read it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def draw_plots(results: Results) -> list[Plot]:
+    """Draw the plots of every recognizer: clean against robust, success against eps, ROC, latency.
+
+    Args:
+        results: Of one run.
+    """
+    names = [defence.name for defence in results.defences]
+    plots = []
+    for recognizer in (info.name for info in results.recognizers):
+        mine = [
+            line
+            for line in headlines(results)
+            if line.clean.recognizer == recognizer and line.norm == "linf"
+        ]
+        eps = max((line.eps for line in mine), default=None)
+        if eps is not None:
+            strongest = [line for line in mine if line.eps == eps]
+            plots.append(_clean_against_robust(recognizer, names, strongest, eps))
+            plots += [
+                _success_against_eps(recognizer, names, mine, goal)
+                for goal in ("dodging", "impersonation")
+            ]
+        plots.append(_roc(recognizer, names, results, eps))
+        if any(row.recognizer == recognizer for row in results.latency):
+            plots.append(_latency(recognizer, results))
+    return plots
+
+
+def _clean_against_robust(
+    recognizer: str, names: list[str], group: list[Headline], eps: float
+) -> Plot:
+    def draw(axes: Axes) -> None:
+        for line in group:
+            look = _look(names, line.clean.defence)
+            x = 100 * line.clean.frr
+            low, high = (
+                50 * (worst.dodging.value + worst.impersonation.value)
+                for worst in (line.oblivious, line.adaptive)
+            )
+            axes.plot([x, x], [low, high], color=look["color"], linewidth=1, alpha=0.5)
+            axes.plot(x, low, **look, linestyle="", label=line.clean.defence)
+            axes.plot(x, high, **look, linestyle="", markerfacecolor="white")
+        axes.set(xlabel="genuine pairs rejected, clean (%)", ylabel="attack success (%)")
+        axes.set_ylim(-4, 104)
+        axes.set_xlim(left=0)
+
+    return _plot(
+        f"Clean against robust, {recognizer}",
+        f"L-inf {eps:g}/255, mean of dodging and impersonation, worst attack of each kind. Filled: "
+        "the attacker does not know the purifier. Hollow: adaptive. Lower left is better.",
+        draw,
+    )
+
+
+def _success_against_eps(
+    recognizer: str, names: list[str], group: list[Headline], goal: str
+) -> Plot:
+    def draw(axes: Axes) -> None:
+        for name in names:
+            mine = sorted(
+                (line for line in group if line.clean.defence == name), key=lambda line: line.eps
+            )
+            eps = [line.eps for line in mine]
+            for attacker, dashes in (("oblivious", "-"), ("adaptive", ":")):
+                rates = [getattr(getattr(line, attacker), goal) for line in mine]
+                values = [100 * rate.value for rate in rates]
+                errors = (
+                    [100 * (rate.value - rate.low) for rate in rates],
+                    [100 * (rate.high - rate.value) for rate in rates],
+                )
+                axes.errorbar(
+                    eps,
+                    values,
+                    errors,
+                    **_look(names, name),
+                    linestyle=dashes,
+                    linewidth=1.2,
+                    elinewidth=0.7,
+                    markerfacecolor=None if attacker == "oblivious" else "white",
+                    label=name if attacker == "oblivious" else None,
+                )
+        axes.set(xlabel="eps (grey levels of 255)", ylabel=f"{goal} success (%)")
+        axes.set_ylim(-4, 104)
+
+    return _plot(
+        f"{goal.capitalize()} against eps, {recognizer}",
+        "Worst attack of each kind, Wilson 95 % intervals. Solid: oblivious. Dotted: adaptive.",
+        draw,
+    )
+
+
+def _roc(recognizer: str, names: list[str], results: Results, eps: float | None) -> Plot:
+    attacked = _strongest_roc(
+        row for row in results.attacked if row.recognizer == recognizer and row.eps == eps
+    )
+
+    def draw(axes: Axes) -> None:
+        for row in results.clean:
+            if row.recognizer != recognizer:
+                continue
+            colour = _look(names, row.defence)["color"]
+            axes.plot(ROC_RATES, row.roc, color=colour, linewidth=1.4, label=row.defence)
+            if row.defence in attacked:
+                axes.plot(
+                    ROC_RATES, attacked[row.defence], color=colour, linewidth=1, dashes=(3, 2)
+                )
+        axes.set_xscale("log")
+        axes.set(xlabel="false acceptance rate", ylabel="true acceptance rate")
+        axes.set_ylim(-0.04, 1.04)
+
+    under = "" if eps is None else f" Dashed: under the worst oblivious attack, L-inf {eps:g}/255."
+    return _plot(f"ROC, {recognizer}", f"Solid: clean pairs.{under}", draw)
+
+
+def _latency(recognizer: str, results: Results) -> Plot:
+    rows = [row for row in results.latency if row.recognizer == recognizer][::-1]
+
+    def draw(axes: Axes) -> None:
+        places = range(len(rows))
+        for offset, colour, label, values in (
+            (0.2, _COLOURS[1], "batch 1", [row.batch_1 for row in rows]),
+            (-0.2, _COLOURS[5], "batch 32", [row.batch_32 for row in rows]),
+        ):
+            axes.barh([p + offset for p in places], values, 0.38, color=colour, label=label)
+        axes.set_yticks(list(places), [row.defence for row in rows])
+        axes.set_xlabel(f"time for each image, in multiples of {recognizer}'s")
+        axes.grid(axis="y", visible=False)
+
+    return _plot(f"Latency, {recognizer}", "Medians of one run. Shorter is better.", draw)
+
+
+def _strongest_roc(rows: Iterable[AttackRow]) -> dict[str, tuple[float, ...]]:
+    """Return for each defence the ROC of the oblivious attack that leaves the smallest area."""
+    curves: dict[str, tuple[float, ...]] = {}
+    for row in rows:
+        if row.attacker == OBLIVIOUS and row.norm == "linf":
+            curves[row.defence] = min(curves.get(row.defence, row.roc), row.roc, key=sum)
+    return curves
+
+
+def _look(names: list[str], name: str) -> dict[str, str]:
+    index = names.index(name)
+    return {
+        "color": _COLOURS[index % len(_COLOURS)],
+        "marker": _MARKERS[(index // len(_COLOURS) + index) % len(_MARKERS)],
+    }
+
+
+def _plot(title: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return Plot(title, caption, buffer.getvalue())

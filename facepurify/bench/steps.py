@@ -1,0 +1,335 @@
+"""The steps of a run that take time, each kept on disk by its content.
+
+Every step works through its images in chunks, and each chunk is kept as soon as it is done: a run
+that is stopped loses at most one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facepurify.bench import metrics
+from facepurify.bench.adaptive import AdaptiveAttack, Scene, self_checks
+from facepurify.bench.attacks import Attack, Embed, Goal
+from facepurify.bench.attacks.base import Best
+from facepurify.bench.cache import Arrays, Cache, digest, source_digest
+from facepurify.bench.defences import Defence
+from facepurify.bench.progress import Progress
+from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.results import CheckResult
+
+__all__ = ["CHECKED", "CHECK_PASSES", "Faces", "Seen", "Steps", "to_bytes", "to_float"]
+
+CHUNK = 64
+CHECKED = 16
+CHECK_PASSES = 92
+
+_Images = NDArray[np.uint8]
+_Floats = NDArray[np.float32]
+
+
+class Seen(NamedTuple):
+    """What a recognizer and the defence before it make of N images.
+
+    Attributes:
+        embeddings: Unit vectors [N, d].
+        suspicion: The defence's score [N]; None where it gives none.
+    """
+
+    embeddings: _Floats
+    suspicion: _Floats | None
+
+
+class Faces(NamedTuple):
+    """What an attack works on: N probes, the gallery faces they are compared with, the anchors.
+
+    Attributes:
+        probes: uint8 [N, 112, 112, 3], RGB.
+        gallery: uint8, the same shape.
+        anchors: Unit embeddings of the gallery faces, [N, d].
+    """
+
+    probes: _Images
+    gallery: _Images
+    anchors: _Floats
+
+    def head(self, count: int) -> Faces:
+        """Return the first ``count`` of them."""
+        return Faces(*(part[:count] for part in self))
+
+    def chunks(self) -> Iterator[Faces]:
+        """Yield the same in chunks."""
+        for start in range(0, len(self.probes), CHUNK):
+            yield Faces(*(part[start : start + CHUNK] for part in self))
+
+
+class Steps:
+    """Embedding, attacking and comparing, kept in a cache.
+
+    Args:
+        cache: Where finished chunks are kept.
+        progress: Told of every pass of an image through a network.
+        seed: All randomness of the attacks.
+    """
+
+    def __init__(self, cache: Cache, progress: Progress, seed: int) -> None:
+        self._cache = cache
+        self._progress = progress
+        self._seed = seed
+        self._judging = source_digest("*.py", "bench/defences.py", "bench/recognizers.py")
+        self._met: set[str] = set()
+        self._adapting = source_digest("bench/adaptive.py", "bench/defences.py", "*.py")
+        self._attacking = source_digest("bench/attacks/*.py", "bench/recognizers.py")
+
+    def phase(self, text: str) -> None:
+        """Say in the progress bar what is being done now."""
+        self._progress.phase(text)
+
+    def see(self, images: _Images, recognizer: Recognizer, defence: Defence) -> Seen:
+        """Embed images, uint8 [N, 112, 112, 3], as they come out of the defence."""
+        chunks = []
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK]
+            key = digest(
+                chunk,
+                {
+                    "step": "see",
+                    "recognizer": recognizer.sha256,
+                    "defence": defence.key(),
+                    "seed": self._seed,
+                    "code": self._judging,
+                },
+            )
+
+            def make(chunk: _Images = chunk) -> Arrays:
+                floats = to_float(chunk)
+                purified = defence.purify(floats, seed=self._draw(chunk))
+                made = {"embeddings": recognizer.embed_numpy(purified)}
+                suspicion = defence.score(floats)
+                return made if suspicion is None else {**made, "suspicion": suspicion}
+
+            chunks.append(self._kept(key, make, len(chunk)))
+        parts = [
+            np.concatenate([chunk[name] for chunk in chunks]) if name in chunks[0] else None
+            for name in ("embeddings", "suspicion")
+        ]
+        return Seen(*parts)
+
+    def attack(
+        self, attack: Attack, pipeline: str, embed: Embed, faces: Faces, goal: Goal, eps: float
+    ) -> _Images:
+        """Return the attacked probes, uint8 [N, 112, 112, 3].
+
+        Args:
+            attack: What to run.
+            pipeline: Names, by content, what ``embed`` computes.
+            embed: What the attacker sees: images to unit embeddings.
+            faces: What it works on.
+            goal: What to reach.
+            eps: The budget, in grey levels.
+        """
+
+        def run(chunk: Faces) -> torch.Tensor:
+            probes, anchors = _tensors(chunk)
+            return attack(embed, probes, anchors, goal, eps, generator=self._generator())
+
+        about = {"attack": attack.key(), "pipeline": pipeline, "goal": goal, "eps": eps}
+        return self._attack(about, run, faces, attack.cost)
+
+    def query(
+        self,
+        attack: Attack,
+        recognizer: Recognizer,
+        defence: Defence,
+        faces: Faces,
+        goal: Goal,
+        eps: float,
+    ) -> _Images:
+        """Return what a black-box attack makes of the probes, asking the defended recognizer."""
+
+        def embed(images: torch.Tensor) -> torch.Tensor:
+            floats = images.numpy()
+            draw = self._draw(floats) if defence.random else 0
+            return torch.from_numpy(recognizer.embed_numpy(defence.purify(floats, seed=draw)))
+
+        return self.attack(attack, _pipeline(recognizer, defence), embed, faces, goal, eps)
+
+    def adaptive(
+        self,
+        attack: AdaptiveAttack,
+        recognizer: Recognizer,
+        defence: Defence,
+        faces: Faces,
+        goal: Goal,
+        eps: float,
+    ) -> _Images:
+        """Return what an adaptive attack makes of the probes, going through the defence."""
+
+        def run(chunk: Faces) -> torch.Tensor:
+            scene = Scene(recognizer, defence, *_tensors(chunk), goal)
+            return attack(scene, eps, generator=self._generator())
+
+        about = {
+            "attack": attack.key(),
+            "pipeline": _pipeline(recognizer, defence),
+            "goal": goal,
+            "eps": eps,
+            "code": self._adapting,
+        }
+        return self._attack(about, run, faces, attack.cost(defence))
+
+    def strongest(
+        self,
+        recognizer: Recognizer,
+        defence: Defence,
+        faces: Faces,
+        goal: Goal,
+        candidates: Sequence[_Images],
+        draws: int,
+    ) -> _Images:
+        """Return for each probe the one of its attacked versions that goes furthest.
+
+        Judged over several draws of a random defence, none of which is the one reported.
+        """
+        scene = Scene(recognizer, defence, *_tensors(faces), goal)
+        seeds = range(self._seed, self._seed + draws)
+        sign = -1 if goal == "dodging" else 1
+        best = Best(scene.x, torch.full((len(scene.x),), -torch.inf))
+        for images in candidates:
+            levels = torch.from_numpy(to_float(images))
+            best.update(levels, sign * scene.cosine(levels, seeds))
+        return to_bytes(best.levels.numpy())
+
+    def checks(
+        self,
+        recognizer: Recognizer,
+        defence: Defence,
+        faces: Faces,
+        goal: Goal,
+        eps: float,
+        threshold: float,
+        white_box: _Images,
+        black_box: Sequence[_Images],
+    ) -> list[CheckResult]:
+        """Return the self-checks of an adaptive attack, on its first few faces."""
+        few = faces.head(CHECKED)
+        white, *black = (images[:CHECKED] for images in (white_box, *black_box))
+        about = {
+            "step": "checks",
+            "pipeline": _pipeline(recognizer, defence),
+            "goal": goal,
+            "eps": eps,
+            "threshold": threshold,
+            "seed": self._seed,
+            "code": self._attacking + self._adapting,
+        }
+
+        def make() -> Arrays:
+            found = self_checks(
+                Scene(recognizer, defence, *_tensors(few), goal),
+                eps,
+                threshold=threshold,
+                white_box=torch.from_numpy(to_float(white)),
+                black_box=[torch.from_numpy(to_float(images)) for images in black],
+                generator=self._generator(),
+            )
+            return {
+                "names": np.array([check.name for check in found]),
+                "passed": np.array([check.passed for check in found]),
+                "details": np.array([check.detail for check in found]),
+            }
+
+        key = digest(few.probes, few.gallery, white, *black, about)
+        kept = self._kept(key, make, len(few.probes) * CHECK_PASSES)
+        return [
+            CheckResult(f"{goal}: {name}", bool(passed), str(detail))
+            for name, passed, detail in zip(
+                kept["names"], kept["passed"], kept["details"], strict=True
+            )
+        ]
+
+    def quality(self, images: _Images, defence: Defence) -> tuple[float | None, float]:
+        """Return mean PSNR and SSIM of purified clean images against themselves."""
+
+        def make() -> Arrays:
+            psnr, ssim = metrics.image_quality(
+                to_bytes(defence.purify(to_float(images), seed=self._draw(images))), images
+            )
+            return {"psnr": np.array(np.nan if psnr is None else psnr), "ssim": np.array(ssim)}
+
+        about = {"step": "quality", "defence": defence.key(), "seed": self._seed}
+        kept = self._kept(digest(images, about, self._judging), make, 0)
+        psnr = float(kept["psnr"])
+        return (None if np.isnan(psnr) else psnr), float(kept["ssim"])
+
+    def _attack(
+        self,
+        about: dict[str, object],
+        run: Callable[[Faces], torch.Tensor],
+        faces: Faces,
+        cost: int,
+    ) -> _Images:
+        attacked = []
+        for chunk in faces.chunks():
+            key = digest(
+                chunk.probes,
+                chunk.gallery,
+                {"step": "attack", "seed": self._seed, "attacking": self._attacking, **about},
+            )
+
+            def make(chunk: Faces = chunk) -> Arrays:
+                return {"images": to_bytes(run(chunk).numpy())}
+
+            attacked.append(self._kept(key, make, len(chunk.probes) * cost)["images"])
+        return np.concatenate(attacked)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed)
+
+    def _draw(self, images: NDArray[np.generic]) -> int:
+        """Return a seed for a defence that draws lots: of its own for each chunk, but stable."""
+        return int(digest(images, str(self._seed))[:8], 16)
+
+    def _kept(self, key: str, make: Callable[[], Arrays], passes: int) -> Arrays:
+        stored = self._cache.get(key)
+        if stored is None:
+            stored = make()
+            self._cache.put(key, stored)
+            self._progress.done(passes)
+        elif key not in self._met:
+            self._progress.found(passes)
+        self._met.add(key)
+        return stored
+
+
+def to_float(images: _Images) -> _Floats:
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] in [0, 1].
+
+    >>> to_float(np.full((1, 2, 2, 3), 255, np.uint8)).max()
+    np.float32(1.0)
+    """
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def to_bytes(images: _Floats) -> _Images:
+    """Return float32 [N, 3, H, W] in [0, 1], rounded to uint8 [N, H, W, 3]: its inverse.
+
+    >>> faces = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    >>> bool((to_bytes(to_float(faces)) == faces).all())
+    True
+    """
+    levels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+
+
+def _tensors(faces: Faces) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(to_float(faces.probes)), torch.from_numpy(faces.anchors)
+
+
+def _pipeline(recognizer: Recognizer, defence: Defence) -> str:
+    return f"{defence.key()} | {recognizer.sha256}"

@@ -1,0 +1,96 @@
+"""A made-up run, for tests of what is written about a run."""
+
+from __future__ import annotations
+
+from facepurify.bench.metrics import Rate
+from facepurify.bench.results import (
+    ADAPTIVE,
+    OBLIVIOUS,
+    QUERY,
+    ROC_RATES,
+    SCHEMA,
+    TRANSFER,
+    AttackRow,
+    CheckResult,
+    CleanRow,
+    DataInfo,
+    DefenceInfo,
+    LatencyRow,
+    Outcome,
+    RecognizerInfo,
+    Results,
+)
+
+__all__ = ["DEFENCES", "sample_results"]
+
+DEFENCES = ("none", "jpeg75", "<pin>")
+
+
+def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Results:
+    """One recognizer, three defences (one with a name that HTML must escape), two budgets."""
+    curve = tuple(min(1.0, 0.6 + rate) for rate in ROC_RATES)
+    check = CheckResult("more steps do no harm", not failed_check, "93.0 % then 95.0 %")
+    attacked = [
+        AttackRow(
+            recognizer="tiny",
+            defence=defence,
+            attacker=attacker,
+            attack=attack,
+            surrogate="other" if attacker == TRANSFER else None,
+            norm="linf",
+            eps=eps,
+            dodging=_outcome(int(eps * (10 - 3 * place)) + (attacker == ADAPTIVE) * 10),
+            impersonation=_outcome(int(eps * (8 - 3 * place)) + (attacker == ADAPTIVE) * 12),
+            auroc=0.91 if defence == "<pin>" else None,
+            roc=curve,
+            checks=(check,) if attacker == ADAPTIVE else (),
+        )
+        for place, defence in enumerate(DEFENCES)
+        for eps in (4.0, 8.0)
+        for attacker, attack in (
+            (OBLIVIOUS, "fgsm"),
+            (OBLIVIOUS, "pgd40"),
+            (TRANSFER, "pgd40"),
+            (QUERY, "square500"),
+            (ADAPTIVE, "pgd40"),
+        )
+    ]
+    return Results(
+        schema=SCHEMA,
+        version="0.1.0",
+        code_sha256="c" * 64,
+        created="2026-01-01T00:00:00+00:00",
+        machine="a machine",
+        smoke=smoke,
+        settings={"policy": "probe", "seed": "0"},
+        data=DataInfo("faces", "d" * 64, 600, 300, 300),
+        recognizers=(RecognizerInfo("tiny", "e" * 64, 8, 0.239, 0.326),),
+        defences=tuple(DefenceInfo(name, "f" * 64, False) for name in DEFENCES),
+        clean=tuple(
+            CleanRow(
+                recognizer="tiny",
+                defence=name,
+                accuracy=0.989,
+                accuracy_deviation=0.004,
+                tar_at_far_1e2=0.984,
+                tar_at_far_1e3=0.95,
+                frr=0.016 * (1 + place),
+                far=0.01,
+                recalibrated_threshold=0.24,
+                recalibrated_frr=0.02,
+                recalibrated_far=0.01,
+                shift=0.1 * place,
+                psnr=None if name == "none" else 31.5,
+                ssim=1.0,
+                roc=curve,
+            )
+            for place, name in enumerate(DEFENCES)
+        ),
+        attacked=tuple(attacked),
+        latency=(LatencyRow("tiny", "jpeg75", 0.4, 0.3), LatencyRow("tiny", "<pin>", 0.5, 0.25)),
+    )
+
+
+def _outcome(hits: int) -> Outcome:
+    rate = Rate.count([True] * hits + [False] * (100 - hits))
+    return Outcome(fixed=rate, recalibrated=rate, shift=0.5, distance=None)
