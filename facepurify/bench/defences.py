@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import abc
 import re
-import tempfile
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx2torch
-import onnxruntime
 import torch
-from onnx import helper, numpy_helper
-from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import override
 
-from facepurify.bench.attacks.dim import resize_and_pad
-from facepurify.bench.attacks.tim import gaussian_kernel
-from facepurify.errors import MissingExtraError, ModelContractError, ModelNotFoundError, OptionError
+from facepurify.bench.baselines import ARRAY_FAMILIES, TENSOR_FAMILIES, Family
+from facepurify.bench.torchpurifier import TorchPurifier
+from facepurify.errors import ModelContractError, ModelNotFoundError, OptionError
 from facepurify.purifier import Purifier
 from facepurify.weights import read_model
 
@@ -50,8 +38,6 @@ BASELINES = (
 )
 MASKS = ("expected", "fixed", "sampled")
 PARITY = 1e-3
-REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
-LUMA = (0.299, 0.587, 0.114)
 Floats = npt.NDArray[np.float32]
 Kind = TypeVar("Kind")
 
@@ -87,19 +73,8 @@ class Defence(abc.ABC):
         return None
 
 
-@dataclass(frozen=True)
-class _Family(Generic[Kind]):
-    """A well-known transformation of images by a strength and a seed."""
-
-    apply: Callable[[Kind, float, int], Kind]
-    default: float | None = None
-    lowest: float = 0
-    highest: float = 0
-    random: bool = False
-
-
 class _Baseline(Defence, Generic[Kind]):
-    def __init__(self, name: str, family: _Family[Kind], strength: float) -> None:
+    def __init__(self, name: str, family: Family[Kind], strength: float) -> None:
         self.name = name
         self.random = family.random
         self._family = family
@@ -166,7 +141,7 @@ class PurifierDefence(Defence):
         self._key = f"purifier {info.sha256} {active}"
         self._net: nn.Module | None = None
         try:
-            self._net = _TorchPurifier(read_model(model).content)
+            self._net = TorchPurifier(read_model(model).content)
         except NotImplementedError as error:
             self.gradient = f"BPDA (identity: {error})"
         else:
@@ -205,63 +180,6 @@ class PurifierDefence(Defence):
             )
 
 
-class _TorchPurifier(nn.Module):
-    """An ONNX purifier's face, computed by torch with the expected mask."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__()
-        model = _folded(onnx.load_model_from_string(content))
-        self._index = [output.name for output in model.graph.output].index("purified")
-        self._net = onnx2torch.convert(model).eval().requires_grad_(False)
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = self._net(x)
-        purified: Tensor = outputs[self._index] if isinstance(outputs, tuple | list) else outputs
-        return purified
-
-
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the mask fixed to the expected one, and constants folded by ONNX Runtime.
-
-    So what is computed from weights alone (casts and scales of compressed ones, identities)
-    becomes plain weights: onnx2torch demands that in places, and it is faster.
-    """
-    required = [value for value in model.graph.input if not value.name.startswith("mask_")]
-    del model.graph.input[:]
-    model.graph.input.extend(required)
-    for tensor in model.graph.initializer:
-        if tensor.name == "mask_mode":
-            tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "mask_mode"))
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        folded = onnx.load(options.optimized_model_filepath)
-    return _as_opset_17(folded)
-
-
-def _as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Rewrites the reductions of newer opsets, the rest of which onnx2torch reads as 17's.
-
-    Since 18 a reduction's axes are an input. What else is newer is mostly types; where it is
-    more, the conversion fails or the parity check does.
-    """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type in REDUCTIONS and len(node.input) == 2:
-            axes = numpy_helper.to_array(constants[node.input.pop()])
-            node.attribute.append(helper.make_attribute("axes", axes.tolist()))
-    for opset in model.opset_import:
-        if opset.domain == "":
-            opset.version = min(opset.version, 17)
-    return model
-
-
 def _straight_through(stand_in: Tensor, output: Floats) -> Tensor:
     return stand_in + (torch.from_numpy(output).to(stand_in) - stand_in).detach()
 
@@ -269,110 +187,6 @@ def _straight_through(stand_in: Tensor, output: Floats) -> Tensor:
 def _array(x: Tensor) -> Floats:
     array: Floats = x.detach().cpu().contiguous().numpy()
     return array
-
-
-def _grey(x: Tensor, strength: float, seed: int) -> Tensor:
-    luma = torch.tensor(LUMA).to(x).reshape(1, 3, 1, 1)
-    return (x * luma).sum(1, keepdim=True).expand_as(x)
-
-
-def _gaussian(x: Tensor, sigma: float, seed: int) -> Tensor:
-    reach = int(np.ceil(3 * sigma))
-    kernel = gaussian_kernel(2 * reach + 1, sigma).to(x).expand(3, 1, -1, -1)
-    padded = functional.pad(x, (reach,) * 4, mode="reflect")
-    return functional.conv2d(padded, kernel, groups=3)
-
-
-def _median(x: Tensor, side: float, seed: int) -> Tensor:
-    reach = int(side) // 2
-    padded = functional.pad(x, (reach,) * 4, mode="reflect")
-    windows = padded.unfold(2, 2 * reach + 1, 1).unfold(3, 2 * reach + 1, 1)
-    return windows.flatten(-2).median(dim=-1).values
-
-
-def _resize_and_pad(x: Tensor, smallest: float, seed: int) -> Tensor:
-    """Xie et al., arXiv 1711.01991, on a recognizer that takes one size; a draw per image."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.cat([resize_and_pad(image, int(smallest), generator) for image in x[:, None]])
-
-
-def _bits(images: Floats, bits: float, seed: int) -> Floats:
-    top = np.float32(2**bits - 1)
-    levels: Floats = np.rint(images * top)
-    return levels / top
-
-
-def _jpeg(images: Floats, quality: float, seed: int) -> Floats:
-    def code(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return np.asarray(decoded, np.uint8)[..., ::-1]
-
-    return _by_image(images, lambda image: code(np.rint(image * 255).astype(np.uint8)) / 255)
-
-
-def _total_variation(images: Floats, weight: float, seed: int) -> Floats:
-    """Chambolle's algorithm, by scikit-image."""
-    denoise: Any = denoise_tv_chambolle
-    return _by_image(images, lambda image: denoise(image, weight=weight, channel_axis=-1))
-
-
-def _by_image(images: Floats, change: Callable[[Any], Any]) -> Floats:
-    done = np.empty_like(images)
-    for index, image in enumerate(images):
-        done[index] = np.clip(change(image.transpose(1, 2, 0)), 0, 1).transpose(2, 0, 1)
-    return done
-
-
-def _art(make: Callable[[Any, float], Any]) -> Callable[[Floats, float, int], Floats]:
-    """A preprocessor of adversarial-robustness-toolbox, on NHWC levels of 0 to 255."""
-
-    def apply(images: Floats, strength: float, seed: int) -> Floats:
-        try:
-            from art.defences import preprocessor
-        except ImportError as error:
-            raise MissingExtraError(
-                "expected adversarial-robustness-toolbox for this defence, got none: "
-                'install it with `pip install "facepurify[art]"`'
-            ) from error
-        levels = np.rint(images.transpose(0, 2, 3, 1) * 255).astype(np.float32)
-        state = np.random.get_state()  # noqa: NPY002 - ART draws from numpy's global generator
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its own use of what Pillow and SciPy deprecate
-                purified, _ = make(preprocessor, strength)(levels)
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
-        return np.ascontiguousarray(purified.transpose(0, 3, 1, 2) / 255, np.float32)
-
-    return apply
-
-
-_TENSOR = {
-    "none": _Family[Tensor](lambda x, strength, seed: x),
-    "grey": _Family[Tensor](_grey),
-    "gaussian": _Family[Tensor](_gaussian, 1, 0.1, 10),
-    "median": _Family[Tensor](_median, 3, 3, 15),
-    "resize_pad": _Family[Tensor](_resize_and_pad, 100, 56, 111, random=True),
-}
-_ARRAY = {
-    "jpeg": _Family[Floats](_jpeg, 75, 1, 100),
-    "bits": _Family[Floats](_bits, 4, 1, 8),
-    "tv": _Family[Floats](_total_variation, 0.1, 0.001, 10),
-    "art:jpeg": _Family[Floats](
-        _art(lambda art, quality: art.JpegCompression((0, 255), int(quality))), 50, 1, 95
-    ),
-    "art:smoothing": _Family[Floats](
-        _art(lambda art, side: art.SpatialSmoothing(int(side), clip_values=(0, 255))), 3, 2, 15
-    ),
-    "art:squeezing": _Family[Floats](
-        _art(lambda art, bits: art.FeatureSqueezing((0, 255), int(bits))), 4, 1, 8
-    ),
-    "art:tvm": _Family[Floats](
-        _art(lambda art, p: art.TotalVarMin(p, clip_values=(0, 255))), 0.3, 0.01, 1, random=True
-    ),
-}
 
 
 def get_defence(name: str) -> Defence:
@@ -393,31 +207,29 @@ def get_defence(name: str) -> Defence:
     True
     """
     match = re.fullmatch(r"([a-z_]+|art:[a-z]+?)(\d+(?:\.\d+)?)?", name)
-    if match and (match[1] in _TENSOR or match[1] in _ARRAY):
+    if match and (match[1] in TENSOR_FAMILIES or match[1] in ARRAY_FAMILIES):
         return _baseline(match[1], match[2])
     model, _, mask = name.rpartition(":")
     try:
         return PurifierDefence(model, mask) if mask in MASKS else PurifierDefence(name)
     except ModelNotFoundError as error:
-        known = ", ".join([*_TENSOR, *_ARRAY])
+        known = ", ".join([*TENSOR_FAMILIES, *ARRAY_FAMILIES])
         raise OptionError(
             f"unknown defence {name!r}: expected one of {known}, or a purifier: {error}"
         ) from error
 
 
 def _baseline(name: str, number: str | None) -> Defence:
-    family = _TENSOR.get(name) or _ARRAY[name]
-    if family.default is None and number is None:
+    family = TENSOR_FAMILIES.get(name) or ARRAY_FAMILIES[name]
+    if family.default is None:
+        if number is not None:
+            raise OptionError(f"expected {name} without a number, got {name}{number}")
         strength, full_name = 0.0, name
-    elif family.default is not None:
-        strength = float(number) if number else family.default
-        full_name = f"{name}{strength:g}"
     else:
-        raise OptionError(f"expected {name} without a number, got {name}{number}")
-    if not family.lowest <= strength <= family.highest:
-        raise OptionError(
-            f"expected {name} with {family.lowest:g} to {family.highest:g}, got {number}"
-        )
-    if name in _TENSOR:
-        return _TensorBaseline(full_name, _TENSOR[name], strength)
-    return _ArrayBaseline(full_name, _ARRAY[name], strength)
+        strength = family.default if number is None else float(number)
+        if strength not in family.strengths:
+            raise OptionError(f"expected {name} with a number in {family.strengths}, got {number}")
+        full_name = f"{name}{strength:g}"
+    if name in TENSOR_FAMILIES:
+        return _TensorBaseline(full_name, TENSOR_FAMILIES[name], strength)
+    return _ArrayBaseline(full_name, ARRAY_FAMILIES[name], strength)
