@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .crops import cut_all, is_single, matrices_of, put_back
 from .errors import (
     LandmarkShapeError,
     ModelChecksumError,
@@ -19,16 +20,13 @@ from .errors import (
     OptionError,
     SeedError,
 )
-from .geometry import Matrix, as_faces, cut, paste, similarity
 from .images import (
-    SIZE,
     Array,
     Colour,
     as_images,
     check_canonical,
     check_colour,
     from_canonical,
-    resize,
     to_canonical,
 )
 from .inspection import Inspection, antibody, compare
@@ -100,7 +98,7 @@ class Purifier:
         mask: How an antibody becomes a mask: ``"expected"`` weights each eigenface by its
             probability p, ``"fixed"`` keeps those with p above its mean, ``"sampled"`` those
             with p above a uniform draw (Ren et al., IEEE TIFS 17, 2022, publish the last two).
-            None for the model's default.
+            None for the model's default, ``info.masks[0]``.
 
     Raises:
         ModelError: The model is missing, altered, or not of the contract.
@@ -122,12 +120,6 @@ class Purifier:
         if mask is not None and mask not in masks:
             have = ", ".join(masks) or "none, since it has no antibody"
             raise OptionError(f"expected a mask of {file.name} ({have}), got {mask!r}")
-        self._arguments = {
-            "model": file.name if file.entry else file.path,
-            "providers": providers,
-            "threads": threads,
-            "mask": mask,
-        }
         self._mask = mask if mask is not None else next(iter(masks), None)
         self._info = ModelInfo(
             name=file.name,
@@ -138,7 +130,14 @@ class Purifier:
             outputs=file.contract.outputs,
             K=file.contract.eigenfaces,
         )
-        self._session: Session | None = Session(file.content, providers, threads)
+        session = Session(file.content, providers, threads)
+        self._session: Session | None = session
+        self._arguments = {
+            "model": file.name if file.entry else file.path,
+            "providers": session.providers,
+            "threads": threads,
+            "mask": mask,
+        }
 
     @property
     def info(self) -> ModelInfo:
@@ -206,11 +205,11 @@ class Purifier:
             raise OptionError("expected keep_size=True with landmarks; align the faces yourself")
         check_colour(color)
         images = as_images(image)
-        matrices = None if landmarks is None else _matrices(image, images, landmarks)
-        faces = self._each(_cut_all(images, matrices), color, self._draw(seed))
+        matrices = matrices_of(image, images, landmarks)
+        faces = self._each(cut_all(images, matrices), color, self._draw(seed))
         purified = [face.crop for face in faces]
         if keep_size:
-            purified = _put_back(images, matrices, purified)
+            purified = put_back(images, matrices, purified)
         if isinstance(image, list):
             return purified
         return np.stack(purified) if image.ndim == 4 else purified[0]
@@ -260,15 +259,15 @@ class Purifier:
         """
         check_colour(color)
         images = as_images(image)
-        matrices = None if landmarks is None else _matrices(image, images, landmarks)
+        matrices = matrices_of(image, images, landmarks)
         for index, found in enumerate(matrices or []):
             if len(found) != 1:
                 raise LandmarkShapeError(
                     f"expected one face to inspect in photo {index}, got {len(found)}; "
                     "inspect them one by one"
                 )
-        faces = list(self._each(_cut_all(images, matrices), color, self._draw(seed)))
-        purified = _put_back(images, matrices, [face.crop for face in faces])
+        faces = list(self._each(cut_all(images, matrices), color, self._draw(seed)))
+        purified = put_back(images, matrices, [face.crop for face in faces])
         inspections = [
             compare(
                 before,
@@ -279,7 +278,7 @@ class Purifier:
             )
             for before, after, face in zip(images, purified, faces, strict=True)
         ]
-        return inspections[0] if _is_single(image) else inspections
+        return inspections[0] if is_single(image) else inspections
 
     def purify_canonical(self, batch: Floats, seed: int | None = None) -> Purified:
         """Purify a canonical batch: the one way through that everything else uses.
@@ -418,58 +417,6 @@ def _reopen(arguments: dict[str, Any], sha256: str) -> Purifier:
             f"got {purifier.info.sha256}; the file changed in between"
         )
     return purifier
-
-
-def _is_single(image: object) -> bool:
-    return isinstance(image, np.ndarray) and image.ndim < 4
-
-
-def _matrices(
-    image: object, images: list[Array], landmarks: ArrayLike | Sequence[ArrayLike]
-) -> list[list[Matrix]]:
-    """Estimate the similarity of each face of each photo."""
-    each: list[Any]
-    if _is_single(image):
-        each = [landmarks]
-    else:
-        try:
-            each = list(landmarks)  # type: ignore[arg-type]
-        except TypeError:
-            each = []
-        if len(each) != len(images):
-            raise LandmarkShapeError(
-                f"expected landmarks for each of {len(images)} photos, [5, 2] or [M, 5, 2] each, "
-                f"got {len(each)} sets"
-            )
-    return [
-        [similarity(face) for face in as_faces(points, photo)]
-        for points, photo in zip(each, images, strict=True)
-    ]
-
-
-def _cut_all(images: list[Array], matrices: list[list[Matrix]] | None) -> list[Array]:
-    """Make the 112x112 crops of all images, or of all faces of all photos, in order."""
-    if matrices is None:
-        return [resize(image, SIZE, SIZE) for image in images]
-    return [
-        cut(photo, matrix)
-        for photo, faces in zip(images, matrices, strict=True)
-        for matrix in faces
-    ]
-
-
-def _put_back(
-    images: list[Array], matrices: list[list[Matrix]] | None, crops: list[Array]
-) -> list[Array]:
-    """Undo :func:`_cut_all` with the purified crops; the images themselves stay as they are."""
-    if matrices is None:
-        return [resize(crop, *image.shape[:2]) for crop, image in zip(crops, images, strict=True)]
-    remaining = iter(crops)
-    photos = [photo.copy() for photo in images]
-    for photo, faces in zip(photos, matrices, strict=True):
-        for matrix in faces:
-            paste(photo, next(remaining), matrix)
-    return photos
 
 
 def _joined(parts: list[Floats | None]) -> Floats | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import (
     MissingExtraError,
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-_INHERITED: list[Any] = []
-"""Sessions of a parent process: their threads do not exist here, so they may not be torn down."""
+# Sessions of a parent process: their threads do not exist here, so tearing them down would hang.
+_INHERITED: list[onnxruntime.InferenceSession] = []
 
 
 class Session:
     """An ONNX Runtime session over verified bytes.
 
     Any number of threads may share one. A process forked from the one that opened it opens its
-    own on first use.
+    own on first use. (Such a child should end by ``os._exit``, as those of ``multiprocessing``
+    do: importing ONNX Runtime 1.31 is enough to make its exit handler wait for a thread that a
+    fork does not copy.)
 
     Args:
         content: The bytes of the model.

@@ -117,7 +117,7 @@ class _Override:
     def get_feat(self, imgs: Array | list[Array]) -> Any:
         """Embed BGR crops, as insightface's ``get_feat``; ``get`` comes through here too."""
         if not self._is_inside():
-            imgs = self.purifier.purify(imgs if isinstance(imgs, list) else [imgs], keep_size=False)
+            imgs = self.purifier.purify(imgs, keep_size=False)
         with self._entered():
             return self._get_feat(imgs)
 
@@ -130,14 +130,14 @@ class _Override:
 
     def _purify_blob(self, blob: Array) -> Array:
         if not isinstance(blob, np.ndarray) or blob.ndim != 4:
-            got = list(np.shape(blob)) if isinstance(blob, np.ndarray) else type(blob).__name__
+            got = blob.shape if isinstance(blob, np.ndarray) else type(blob).__name__
             raise ImageShapeError(f"expected a blob that is an array [N, 3, H, W], got {got}")
         images = np.moveaxis(blob, 1, -1)
         if blob.dtype == np.uint8:
             purified = self.purifier.purify(images, color="rgb")
         else:
-            unit = np.float32(255)
-            purified = self.purifier.purify(images / unit, color="rgb") * unit
+            full = np.float32(255)
+            purified = self.purifier.purify(images / full, color="rgb") * full
         return np.moveaxis(purified, -1, 1)
 
     def _is_inside(self) -> bool:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "onnx", "insightface", "tqdm", "skimage", "sklearn")
 
@@ -21,6 +23,21 @@ def python(code: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_memory_of_one_photo(tiny_model: Path) -> None:
+    code = """
+import sys
+import numpy as np
+from facepurify import ARCFACE_TEMPLATE, Purifier
+photo = np.full((3000, 4000, 3), 99, np.uint8)  # 12 megapixels, the face as high as the photo
+Purifier(sys.argv[1]).purify(photo, landmarks=ARCFACE_TEMPLATE * 3000 / 112)
+for line in open("/proc/self/status"):
+    if line.startswith("VmHWM"):
+        print(line.split()[1])
+"""
+    assert int(python(code, str(tiny_model))) < 300_000  # kilobytes
 
 
 def test_import_is_light() -> None:
