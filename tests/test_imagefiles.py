@@ -31,6 +31,10 @@ def encode(image: Image.Image, suffix: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+JPEG = encode(Image.fromarray(COLOUR), ".jpg")
+FRAME = JPEG[JPEG.index(b"\xff\xc0") :][:19]  # marker, length, bits, size, three channels
+
+
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -47,7 +51,7 @@ def png_of(width: int, height: int) -> bytes:
 
 def jpeg_of(width: int, height: int) -> bytes:
     """A real JPEG whose frame header says another size."""
-    data = bytearray(encode(Image.fromarray(COLOUR), ".jpg"))
+    data = bytearray(JPEG)
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -219,6 +223,9 @@ def test_less_pixels_than_the_header_says(tmp_path):
         ("text.jpg", b"no image at all", "expected a JPEG, PNG or WebP"),
         ("image.png", encode(Image.fromarray(COLOUR), ".jpg"), "suffix .jpg or .jpeg"),
         ("image.tif", encode(Image.fromarray(COLOUR), ".png"), "suffix .png"),
+        ("two.jpg", JPEG[:2] + FRAME + JPEG[2:], "expected one frame"),
+        ("none.jpg", JPEG[:2] + b"\xff\xd9", "expected a frame"),
+        ("twelve.jpg", JPEG.replace(FRAME[:5], FRAME[:4] + b"\x0c"), "8 bits a channel, got 12"),
         ("zero.png", png_of(0, 20), "expected pixels, got 0x20"),
         ("zero.jpg", jpeg_of(30, 0), "expected pixels, got 30x0"),
         ("cmyk.jpg", encode(Image.fromarray(COLOUR).convert("CMYK"), ".jpg"), "4 channels"),

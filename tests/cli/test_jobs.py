@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facepurify import ImageFileError, OutputError, OutputExistsError
+from facepurify import ImageFileError, OptionError, OutputError, OutputExistsError
 from facepurify.cli.jobs import Job, check_free, check_target, plan
 
 
@@ -78,6 +78,15 @@ def test_inputs_that_are_none(tmp_path):
         plan([tmp_path / "missing.png"], tmp_path / "out")
     with pytest.raises(ImageFileError, match="found none"):
         plan([tmp_path], tmp_path / "out")
+
+
+def test_inputs_on_several_drives(tmp_path, monkeypatch):
+    def drives(_):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", drives)
+    with pytest.raises(OptionError, match="run the command for each drive"):
+        plan(files(tmp_path, "a.png", "b.png"), tmp_path / "out")
 
 
 def test_outputs_that_are_none(tmp_path):

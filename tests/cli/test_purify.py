@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -117,6 +118,32 @@ def test_nothing_is_replaced_unasked(run, crop_file, tiny_model, tmp_path):
     assert status == 0
     assert "replaced 1 input file(s)" in out
     assert crop_file.read_bytes() == (tmp_path / "out" / "crop.png").read_bytes()
+
+
+def test_a_folder_that_cannot_be_made(run, crop_file, tiny_model, tmp_path):
+    (tmp_path / "out").write_bytes(b"a file")
+    arguments = ["purify", crop_file, "--model", tiny_model]
+    status, _, err = run(*arguments, "-o", tmp_path / "out")
+    assert status == 1
+    assert "expected a folder for the results" in err
+    status, _, err = run(*arguments, "-o", tmp_path / "out" / "deeper")
+    assert status == 1
+    assert f"could not make the folder {tmp_path / 'out' / 'deeper'}" in err
+
+
+def test_a_copy_that_fails(run, detector, crop_file, tiny_model, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full_disk)
+    output = tmp_path / "out"
+    status, _, err = run(
+        "purify", crop_file, "-o", output, "--model", tiny_model, "--keep-faceless"
+    )
+    assert status == 1
+    assert "could not copy to" in err
+    assert "No space left on device" in err
+    assert list(output.iterdir()) == []
 
 
 def test_a_faceless_photo_in_place_stays(run, photo, detector, crop_file, tiny_model):
