@@ -26,6 +26,7 @@ from facepurify.weights import read_manifest
 
 __all__ = ["main"]
 
+MINIMAL = "minimal"
 FULL = {"attacks": ("fgsm", "pgd40"), "query": "square500", "limit": 500, "adaptive_limit": 50}
 SMOKE = {"attacks": ("fgsm", "pgd10"), "query": "square100", "limit": 8, "adaptive_limit": 4}
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--attack",
         action="append",
         metavar="NAME",
-        help="such as fgsm, pgd40, mim10-l2; repeatable",
+        help="such as fgsm, pgd40, mim10-l2; minimal for distances; repeatable",
     )
     parser.add_argument(
         "--eps", type=float, action="append", help="L-inf budget in grey levels, repeatable (8)"
@@ -139,7 +140,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _protocol(options: argparse.Namespace, defaults: dict[str, Any]) -> Protocol:
-    names = dict.fromkeys(options.attack or defaults["attacks"])
+    asked = dict.fromkeys(options.attack or [])
+    names = [name for name in asked if name != MINIMAL] or defaults["attacks"]
     return Protocol(
         attacks=tuple(get_attack(name) for name in names),
         eps=tuple(dict.fromkeys(options.eps or [8.0])),
@@ -151,6 +153,7 @@ def _protocol(options: argparse.Namespace, defaults: dict[str, Any]) -> Protocol
         ),
         policy=options.policy,
         seed=options.seed,
+        distances=MINIMAL in asked,
     )
 
 

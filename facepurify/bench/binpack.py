@@ -8,8 +8,10 @@ none, understands those that hold bytes, booleans, lists and tuples, and refuses
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from facepurify.errors import DataError
 
@@ -60,7 +62,9 @@ def _walk(content: bytes) -> tuple[list[bytes], list[bool]]:
     genuine: list[bool] = []
     memo: dict[int, bytes] = {}
     latest = b""
-    for opcode, argument, _ in pickletools.genops(BytesIO(content)):
+    instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]
+    instructions = pickletools.genops(BytesIO(content))
+    for opcode, argument, _ in instructions:
         if opcode.name in _REMEMBER:
             # A byte string that occurs twice is written once and recalled from the memo after.
             memo[len(memo) if argument is None else argument] = latest

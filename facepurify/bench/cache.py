@@ -13,6 +13,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from facepurify.files import atomic_path
 
 __all__ = ["Arrays", "Cache", "digest", "source_digest"]
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 def digest(*parts: NDArray[np.generic] | Mapping[str, object] | str | bytes) -> str:
@@ -79,7 +80,10 @@ class Cache:
         A file that is no longer readable counts as none: it is made again from its key.
         """
         try:
-            with np.load(self._path(key), allow_pickle=False) as stored:
+            with (
+                self._path(key).open("rb") as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
                 return {name: stored[name] for name in stored.files}
         except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
             return None

@@ -12,6 +12,7 @@ and what the recognizer makes of them is counted. Four attackers:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -36,7 +37,7 @@ from facepurify.bench.results import (
     CleanRow,
     RecognizerInfo,
 )
-from facepurify.bench.steps import CHECK_PASSES, CHECKED, Faces, Steps
+from facepurify.bench.steps import CHECK_PASSES, CHECKED, Faces, Steps, distance_cost
 from facepurify.errors import OptionError, SeedError
 
 __all__ = ["Evaluation", "Measured", "Policy", "Protocol"]
@@ -65,6 +66,7 @@ class Protocol:
         adaptive_limit: Pairs of each kind, the first of those, for the query and adaptive rows.
         policy: "probe": the defence sees the probe only; "both": the gallery too.
         seed: Chooses the pairs, and all randomness of the attacks.
+        distances: Whether to look for the smallest change that succeeds, too.
     """
 
     attacks: tuple[Attack, ...]
@@ -75,12 +77,16 @@ class Protocol:
     adaptive_limit: int
     policy: Policy
     seed: int
+    distances: bool = False
 
     def __post_init__(self) -> None:
-        counts = {"limit": self.limit, "adaptive_limit": self.adaptive_limit}
-        for name, value in {**counts, "eps": min((*self.eps, *self.eps_l2))}.items():
-            if not value > 0:
-                raise OptionError(f"expected {name} > 0, got {value}")
+        if not self.attacks:
+            raise OptionError("expected at least one attack, got none")
+        if not all(0 < eps < math.inf for eps in (*self.eps, *self.eps_l2)):
+            raise OptionError(f"expected eps > 0, got {self.eps} and in L2 {self.eps_l2}")
+        for name, count in (("limit", self.limit), ("adaptive limit", self.adaptive_limit)):
+            if count < 1:
+                raise OptionError(f"expected a {name} >= 1, got {count}")
         if self.seed < 0:
             raise SeedError(f"expected a seed >= 0, got {self.seed}")
 
@@ -178,9 +184,11 @@ class Evaluation:
         for norm in protocol.norms:
             black_box = protocol.query.cost if norm == protocol.query.norm else 0
             for defence in defences:
-                each = black_box + 2 + ADAPTIVE_ATTACKS[norm].cost(defence)
+                each = 1 + ADAPTIVE_ATTACKS[norm].cost(defence) + black_box + bool(black_box)
                 checks = len(GOALS) * min(CHECKED, protocol.adaptive_limit) * CHECK_PASSES
                 made += len(protocol.budgets(norm)) * (informed * each + checks)
+                if protocol.distances:
+                    made += informed * distance_cost(defence, ADAPTIVE_ATTACKS[norm].draws)
         clean = len(self._pairs.images) + len(defences) * len(self._defended())
         return len(recognizers) * (clean + made + len(defences) * judged)
 
@@ -268,7 +276,13 @@ class Evaluation:
                     worst = self._steps.strongest(
                         recognizer, defence, faces, goal, [white, *rivals], attack.draws
                     )
-                    through[goal] = Attacked(pairs, self._steps.see(worst, recognizer, defence))
+                    distance = None
+                    if self._protocol.distances:
+                        distance = self._steps.distance(
+                            recognizer, defence, faces, goal, norm, judge.threshold, attack.draws
+                        )
+                    seen = self._steps.see(worst, recognizer, defence)
+                    through[goal] = Attacked(pairs, seen, distance)
                     checks += self._steps.checks(
                         recognizer, defence, faces, goal, eps, judge.threshold, white, rivals
                     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 __all__ = [
@@ -227,10 +226,9 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     >>> auroc([0.9, 0.5], [0.5, 0.1])
     0.875
     """
-    above, below = _scores(positive), _scores(negative)
-    ranks = rankdata(np.concatenate([above, below]))
-    wins = ranks[: above.size].sum() - above.size * (above.size + 1) / 2
-    return float(wins / (above.size * below.size))
+    above, below = _scores(positive), np.sort(_scores(negative))
+    lower, not_higher = (np.searchsorted(below, above, side) for side in ("left", "right"))
+    return float(np.mean(lower + not_higher) / (2 * below.size))
 
 
 def image_quality(
@@ -246,12 +244,12 @@ def image_quality(
         PSNR, over the pictures that differ from their reference (None where none does), and SSIM.
     """
     psnr = [
-        peak_signal_noise_ratio(reference, image)
+        peak_signal_noise_ratio(reference, image)  # type: ignore[no-untyped-call]
         for image, reference in zip(images, references, strict=True)
         if not np.array_equal(image, reference)
     ]
     ssim = [
-        structural_similarity(reference, image, channel_axis=-1)
+        structural_similarity(reference, image, channel_axis=-1)  # type: ignore[no-untyped-call]
         for image, reference in zip(images, references, strict=True)
     ]
     return (float(np.mean(psnr)) if psnr else None), float(np.mean(ssim))
@@ -265,10 +263,12 @@ def _scores(values: ArrayLike) -> _FloatArray:
 
 
 def _best_threshold(scores: _FloatArray, same: NDArray[np.bool_]) -> float:
-    """Return the score that, as a threshold, decides most pairs rightly."""
+    """Return the threshold, midway between two scores, that decides most pairs rightly."""
     order = np.argsort(scores, kind="stable")[::-1]
     falling = scores[order]
     # Accepting the k highest: genuine ones among them, and impostors among the rest, are right.
     right = np.cumsum(np.where(same[order], 1, -1))
     last_of_ties = np.append(falling[:-1] != falling[1:], True)
-    return float(falling[last_of_ties][np.argmax(right[last_of_ties])])
+    levels = falling[last_of_ties]
+    best = int(np.argmax(right[last_of_ties]))
+    return float(levels[best : best + 2].mean())

@@ -8,20 +8,22 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from facepurify.bench.results import OBLIVIOUS, ROC_RATES, AttackRow, Results
-from facepurify.bench.summary import Headline, headlines
+from facepurify.bench.summary import Headline, Worst, headlines
 
 __all__ = ["Plot", "draw_plots"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow.
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = "osD^vPX"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "facepurify",
     "font.size": 9,
     "axes.spines.top": False,
@@ -78,10 +80,7 @@ def _clean_against_robust(
         for line in group:
             look = _look(names, line.clean.defence)
             x = 100 * line.clean.frr
-            low, high = (
-                50 * (worst.dodging.value + worst.impersonation.value)
-                for worst in (line.oblivious, line.adaptive)
-            )
+            low, high = _mean_success(line.oblivious), _mean_success(line.adaptive)
             axes.plot([x, x], [low, high], color=look["color"], linewidth=1, alpha=0.5)
             axes.plot(x, low, **look, linestyle="", label=line.clean.defence)
             axes.plot(x, high, **look, linestyle="", markerfacecolor="white")
@@ -108,6 +107,8 @@ def _success_against_eps(
             eps = [line.eps for line in mine]
             for attacker, dashes in (("oblivious", "-"), ("adaptive", ":")):
                 rates = [getattr(getattr(line, attacker), goal) for line in mine]
+                if None in rates:
+                    continue
                 values = [100 * rate.value for rate in rates]
                 errors = (
                     [100 * (rate.value - rate.low) for rate in rates],
@@ -174,6 +175,11 @@ def _latency(recognizer: str, results: Results) -> Plot:
     return _plot(f"Latency, {recognizer}", "Medians of one run. Shorter is better.", draw)
 
 
+def _mean_success(worst: Worst) -> float:
+    """Return the mean over the goals that were attacked, in per cent."""
+    return 100 * fmean(rate.value for rate in (worst.dodging, worst.impersonation) if rate)
+
+
 def _strongest_roc(rows: Iterable[AttackRow]) -> dict[str, tuple[float, ...]]:
     """Return for each defence the ROC of the oblivious attack that leaves the smallest area."""
     curves: dict[str, tuple[float, ...]] = {}
@@ -183,7 +189,7 @@ def _strongest_roc(rows: Iterable[AttackRow]) -> dict[str, tuple[float, ...]]:
     return curves
 
 
-def _look(names: list[str], name: str) -> dict[str, str]:
+def _look(names: list[str], name: str) -> dict[str, Any]:
     index = names.index(name)
     return {
         "color": _COLOURS[index % len(_COLOURS)],

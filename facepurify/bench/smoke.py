@@ -60,4 +60,4 @@ def _shifted(crop: _Crop) -> _Crop:
 
 
 def _relit(crop: _Crop, gain: float) -> _Crop:
-    return np.clip(np.rint(crop * gain), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(crop * gain), 0, 255), np.uint8)

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from facepurify.bench import metrics
-from facepurify.bench.adaptive import AdaptiveAttack, Scene, self_checks
-from facepurify.bench.attacks import Attack, Embed, Goal
+from facepurify.bench.adaptive import AdaptiveAttack, Scene, defended, self_checks
+from facepurify.bench.attacks import PGD, Attack, Embed, Goal, Norm, minimal_attack
 from facepurify.bench.attacks.base import Best
 from facepurify.bench.cache import Arrays, Cache, digest, source_digest
 from facepurify.bench.defences import Defence
@@ -23,11 +23,22 @@ from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.results import CheckResult
 
-__all__ = ["CHECKED", "CHECK_PASSES", "Faces", "Seen", "Steps", "to_bytes", "to_float"]
+__all__ = [
+    "CHECKED",
+    "CHECK_PASSES",
+    "Faces",
+    "Seen",
+    "Steps",
+    "distance_cost",
+    "to_bytes",
+    "to_float",
+]
 
-CHUNK = 64
+CHUNK = 32
 CHECKED = 16
 CHECK_PASSES = 92
+DISTANCE_STEPS = 10
+LARGEST: dict[Norm, float] = {"linf": 64.0, "l2": 4096.0}
 
 _Images = NDArray[np.uint8]
 _Floats = NDArray[np.float32]
@@ -60,12 +71,15 @@ class Faces(NamedTuple):
 
     def head(self, count: int) -> Faces:
         """Return the first ``count`` of them."""
-        return Faces(*(part[:count] for part in self))
+        return self._part(slice(count))
 
     def chunks(self) -> Iterator[Faces]:
         """Yield the same in chunks."""
         for start in range(0, len(self.probes), CHUNK):
-            yield Faces(*(part[start : start + CHUNK] for part in self))
+            yield self._part(slice(start, start + CHUNK))
+
+    def _part(self, window: slice) -> Faces:
+        return Faces(self.probes[window], self.gallery[window], self.anchors[window])
 
 
 class Steps:
@@ -109,16 +123,15 @@ class Steps:
             def make(chunk: _Images = chunk) -> Arrays:
                 floats = to_float(chunk)
                 purified = defence.purify(floats, seed=self._draw(chunk))
-                made = {"embeddings": recognizer.embed_numpy(purified)}
+                made: Arrays = {"embeddings": recognizer.embed_numpy(purified)}
                 suspicion = defence.score(floats)
                 return made if suspicion is None else {**made, "suspicion": suspicion}
 
             chunks.append(self._kept(key, make, len(chunk)))
-        parts = [
-            np.concatenate([chunk[name] for chunk in chunks]) if name in chunks[0] else None
-            for name in ("embeddings", "suspicion")
-        ]
-        return Seen(*parts)
+        embeddings = np.concatenate([chunk["embeddings"] for chunk in chunks])
+        if "suspicion" not in chunks[0]:
+            return Seen(embeddings, None)
+        return Seen(embeddings, np.concatenate([chunk["suspicion"] for chunk in chunks]))
 
     def attack(
         self, attack: Attack, pipeline: str, embed: Embed, faces: Faces, goal: Goal, eps: float
@@ -204,6 +217,55 @@ class Steps:
             levels = torch.from_numpy(to_float(images))
             best.update(levels, sign * scene.cosine(levels, seeds))
         return to_bytes(best.levels.numpy())
+
+    def distance(
+        self,
+        recognizer: Recognizer,
+        defence: Defence,
+        faces: Faces,
+        goal: Goal,
+        norm: Norm,
+        threshold: float,
+        draws: int,
+    ) -> float | None:
+        """Return the median smallest change, in grey levels, that succeeds through the defence.
+
+        None where most faces withstand the largest change that is tried.
+        """
+        attack = PGD(norm, steps=DISTANCE_STEPS)
+        largest = LARGEST[norm]
+        distances = []
+        for chunk in faces.chunks():
+
+            def make(chunk: Faces = chunk) -> Arrays:
+                generator = self._generator()
+                found = minimal_attack(
+                    attack,
+                    defended(recognizer, defence, draws=draws, generator=generator),
+                    *_tensors(chunk),
+                    goal,
+                    threshold=threshold,
+                    largest=largest,
+                    resolution=largest / 64,
+                    generator=generator,
+                )
+                return {"distance": found.distance.numpy()}
+
+            about = {
+                "step": "distance",
+                "attack": attack.key(),
+                "pipeline": _pipeline(recognizer, defence),
+                "goal": goal,
+                "threshold": threshold,
+                "draws": draws,
+                "seed": self._seed,
+                "code": self._attacking + self._adapting,
+            }
+            key = digest(chunk.probes, chunk.gallery, about)
+            passes = len(chunk.probes) * distance_cost(defence, draws)
+            distances.append(self._kept(key, make, passes)["distance"])
+        median = float(np.median(np.concatenate(distances)))
+        return median if np.isfinite(median) else None
 
     def checks(
         self,
@@ -307,13 +369,19 @@ class Steps:
         return stored
 
 
+def distance_cost(defence: Defence, draws: int) -> int:
+    """Return the passes that :meth:`Steps.distance` makes of each image: seven bisections."""
+    return 7 * DISTANCE_STEPS * (draws if defence.random else 1)
+
+
 def to_float(images: _Images) -> _Floats:
     """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] in [0, 1].
 
     >>> to_float(np.full((1, 2, 2, 3), 255, np.uint8)).max()
     np.float32(1.0)
     """
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    floats: _Floats = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
+    return floats / np.float32(255)
 
 
 def to_bytes(images: _Floats) -> _Images:

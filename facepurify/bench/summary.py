@@ -144,7 +144,7 @@ def interval(rate: Rate | None) -> str:
 def rate(row: AttackRow, goal: str) -> Rate | None:
     """Return the success of an attack at the fixed threshold; None for a goal it does not have."""
     outcome: Outcome | None = getattr(row, goal)
-    return outcome and outcome.fixed
+    return None if outcome is None else outcome.fixed
 
 
 def both(values: Worst | AttackRow, what: str = "fixed") -> str:
@@ -161,11 +161,10 @@ def both(values: Worst | AttackRow, what: str = "fixed") -> str:
 
 
 def _write(value: Rate | Outcome | None, what: str) -> str:
-    if isinstance(value, Outcome):
-        value = getattr(value, what)
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return percent(None if value is None else value.value)
+    figure: Rate | float | None = getattr(value, what) if isinstance(value, Outcome) else value
+    if isinstance(figure, float):
+        return f"{figure:.3f}"
+    return percent(None if figure is None else figure.value)
 
 
 def _outcomes(row: AttackRow) -> tuple[Outcome | None, Outcome | None]:

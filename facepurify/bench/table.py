@@ -11,39 +11,36 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from facepurify.bench.results import Results, read_results
+from facepurify.bench.results import LatencyRow, Results, read_results
 from facepurify.bench.summary import both, headlines, percent
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 
 __all__ = ["BEGIN", "END", "main", "render_table", "replace_table"]
 
+HEAD = """\
+| data, recognizer | purifier | eps | FRR | oblivious | black box | adaptive | time |
+|---|---|---|---|---|---|---|---|
+"""
+FOOT = """
+FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
+a purifier. Then success of the worst attack in per cent, dodging / impersonation. Time: batch 1 /
+batch 32, in multiples of the recognizer's.
+"""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def render_table(runs: Iterable[Results]) -> str:
     """Return the Markdown table of the recorded runs, without the marks."""
-    head = (
-        "| data, recognizer | purifier | eps | FRR clean | oblivious | black box | adaptive "
-        "| time, batch 1 / 32 |\n|---|---|---|---|---|---|---|---|\n"
-    )
     rows = [
         f"| {run.data.name}, {line.clean.recognizer} | {line.clean.defence} "
         f"| {'L2 ' if line.norm == 'l2' else ''}{line.eps:g} | {percent(line.clean.frr)} "
         f"| {both(line.oblivious)} | {both(line.black_box)} | {both(line.adaptive)} "
-        f"| {f'{time.batch_1:.2f} / {time.batch_32:.2f}' if (time := line.latency) else '-'} |\n"
+        f"| {_time(line.latency)} |\n"
         for run in runs
         for line in headlines(run)
     ]
-    return (
-        head
-        + "".join(rows)
-        + (
-            "\nIn per cent: genuine pairs rejected without an attack (threshold at FAR 1 % set without "
-            "a purifier), then success of the worst attack, dodging / impersonation. Time in multiples "
-            "of the recognizer's.\n"
-        )
-    )
+    return HEAD + "".join(rows) + FOOT
 
 
 def replace_table(text: str, table: str) -> str:
@@ -52,7 +49,7 @@ def replace_table(text: str, table: str) -> str:
     Raises:
         DataError: If the marks are not there once each, in order.
 
-    >>> replace_table(f"a {BEGIN} old {END} z", "new\\n") == f"a {BEGIN}\\nnew\\n{END} z"
+    >>> replace_table(f"a {BEGIN} old {END} z", "new\n") == f"a {BEGIN}\nnew\n{END} z"
     True
     """
     before, begin, rest = text.partition(BEGIN)
@@ -94,3 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         temporary.write_text(wanted, "utf-8")
     sys.stdout.write(f"wrote the table of {len(files)} recorded runs into {options.readme}\n")
     return 0
+
+
+def _time(latency: LatencyRow | None) -> str:
+    return "-" if latency is None else f"{latency.batch_1:.2f} / {latency.batch_32:.2f}"

@@ -65,7 +65,7 @@ def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Result
         settings={"policy": "probe", "seed": "0"},
         data=DataInfo("faces", "d" * 64, 600, 300, 300),
         recognizers=(RecognizerInfo("tiny", "e" * 64, 8, 0.239, 0.326),),
-        defences=tuple(DefenceInfo(name, "f" * 64, False) for name in DEFENCES),
+        defences=tuple(DefenceInfo(name, "f" * 64, False, "exact") for name in DEFENCES),
         clean=tuple(
             CleanRow(
                 recognizer="tiny",

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facepurify.bench.__main__ import main
+from facepurify.bench.results import write_results
+from facepurify.bench.table import BEGIN, END, render_table, replace_table
+from facepurify.errors import DataError
+from tests.bench.sample_results import sample_results
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> list[str]:
+    """Arguments for one recorded run and a README with an old table."""
+    (tmp_path / "results").mkdir()
+    write_results(sample_results(), tmp_path / "results" / "run.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+    return ["table", "--results", str(tmp_path / "results"), "--readme", str(readme)]
+
+
+def test_the_table_is_written_once_and_then_agrees(recorded: list[str], capsys):
+    readme = Path(recorded[-1])
+    assert main([*recorded, "--check"]) == 1
+    assert "differs" in capsys.readouterr().out
+    assert "old" in readme.read_text("utf-8")
+    assert main(recorded) == 0
+    written = readme.read_text("utf-8")
+    assert written == f"# Before\n{BEGIN}\n{render_table([sample_results()])}{END}\nafter\n"
+    assert main([*recorded, "--check"]) == 0
+    assert main(recorded) == 0
+    assert readme.read_text("utf-8") == written
+
+
+def test_a_row_tells_clean_cost_and_every_attacker():
+    rows = render_table([sample_results()]).splitlines()
+    assert (
+        "| faces, tiny | jpeg75 | 8 | 3.2 | 56.0 / 40.0 | 56.0 / 40.0 | 66.0 / 52.0 | 0.40 / 0.30 |"
+        in rows
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", BEGIN, END, f"{END}{BEGIN}", f"{BEGIN}{END}{END}", f"{BEGIN}{BEGIN}{END}"]
+)
+def test_a_readme_without_the_marks_is_refused(text: str):
+    with pytest.raises(DataError, match="once each"):
+        replace_table(text, "table")
+
+
+def test_missing_runs_and_readme_are_errors(recorded: list[str], tmp_path: Path, capsys):
+    assert main(["table", "--results", str(tmp_path)]) == 1
+    assert "there is no .json file" in capsys.readouterr().err
+    assert main([*recorded[:-1], str(tmp_path / "nowhere.md")]) == 1
+    assert "expected a README" in capsys.readouterr().err
+
+
+def test_this_readme_agrees_with_the_recorded_runs():
+    results = ROOT / "benchmarks" / "results"
+    if not list(results.glob("*.json")):
+        pytest.skip("no recorded runs in benchmarks/results yet")
+    arguments = ["--check", "--results", str(results), "--readme", str(ROOT / "README.md")]
+    assert main(["table", *arguments]) == 0
