@@ -1,0 +1,184 @@
+"""``python -m facepurify.train``: eigenfaces, attacks, pin, choose, export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import FacePurifyError
+from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.basis import Basis, fit_basis, frequency_energy
+from facepurify.train.basis_study import study_basis
+from facepurify.train.choose import choose, held_out_trial
+from facepurify.train.export import export_purifier, suspicion_threshold
+from facepurify.train.faces import load_faces
+from facepurify.train.fit_pin import PinRecipe, fit_pin
+from facepurify.train.pin import SELECTORS, PinNet
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        options.command(options)
+    except FacePurifyError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m facepurify.train",
+        description="From folders of aligned 112 x 112 faces to an ONNX purifier, step by step.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=summary, description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(command=run)
+        sub.add_argument("--seed", type=int, default=0, help="of everything random")
+        sub.add_argument("--threads", type=int, help="of torch")
+        return sub
+
+    def faces(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--data", nargs="+", required=True, metavar="DIR", help="face folders")
+        sub.add_argument("--cache", default=".faces", metavar="DIR", help="packed pixels")
+
+    def guides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--guide", action="append", required=True, metavar="ONNX", help="recognizer; repeat"
+        )
+
+    sub = command("eigenfaces", _eigenfaces, "fit the immune space: luma and chroma eigenfaces")
+    faces(sub)
+    sub.add_argument("--luma", type=int, default=1500, help="luma eigenfaces")
+    sub.add_argument("--chroma", type=int, default=400, help="chroma eigenfaces")
+    sub.add_argument("--luma-zone", type=int, default=2816, help="luma DCT frequencies")
+    sub.add_argument("--chroma-zone", type=int, default=512, help="frequencies of Cb, as of Cr")
+    sub.add_argument("--study", metavar="DIR", help="compare with the full float64 basis (slow)")
+    sub.add_argument("-o", "--out", default="eigenfaces.npz")
+
+    sub = command("attacks", _attacks, "attack training faces once, for every training run")
+    faces(sub)
+    guides(sub)
+    sub.add_argument("--count", type=int, default=10000, help="faces")
+    sub.add_argument("-o", "--out", default="attacks.npz")
+
+    sub = command("pin", _pin, "train PIN's selector")
+    guides(sub)
+    _pin_model(sub)
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true")
+    recipe = PinRecipe()
+    for name in ("steps", "batch", "rate", "sparsity", "reconstruction", "identity", "clean"):
+        value = getattr(recipe, name)
+        sub.add_argument(f"--{name}", type=type(value), default=value)
+    sub.add_argument("--noisy", type=float, default=recipe.noisy)
+    sub.add_argument("--gradient", choices=("expected", "policy"), default=recipe.gradient)
+
+    sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
+    faces(sub)
+    _pin_model(sub)
+    sub.add_argument("-o", "--out", default="pin.onnx")
+
+    sub = command("choose", _choose, "clean cost against strength on held-out training faces")
+    faces(sub)
+    guides(sub)
+    sub.add_argument("--eigenfaces", default="eigenfaces.npz")
+    sub.add_argument("--model", action="append", default=[], metavar="ONNX", help="repeat")
+    sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
+    return parser
+
+
+def _pin_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--eigenfaces", default="eigenfaces.npz")
+    sub.add_argument("--luma", type=int, default=1500, help="luma eigenfaces to use")
+    sub.add_argument("--chroma", type=int, default=400, help="chroma eigenfaces to use")
+    sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+
+
+def _load_guides(options: argparse.Namespace) -> list[Recognizer]:
+    return [Recognizer.from_onnx(path) for path in options.guide]
+
+
+def _net(options: argparse.Namespace) -> PinNet:
+    basis = Basis.load(options.eigenfaces).first(options.luma, options.chroma)
+    return PinNet(basis, options.selector)
+
+
+def _eigenfaces(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache)
+    print(
+        f"{len(faces)} faces, {len(faces.validation)} of them held out; left out: {faces.skipped}"
+    )
+    energy = frequency_energy(faces.batches(faces.training))
+    basis = fit_basis(
+        faces.batches(faces.training),
+        energy,
+        luma=options.luma,
+        chroma=options.chroma,
+        luma_zone=options.luma_zone,
+        chroma_zone=options.chroma_zone,
+    )
+    basis.save(options.out)
+    print(f"wrote {options.out}")
+    if options.study:
+        study_basis(Basis.load(options.out), faces, options.study)
+
+
+def _attacks(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache)
+    make_pack(faces, _load_guides(options), options.count, seed=options.seed).save(options.out)
+    print(f"wrote {options.out}")
+
+
+def _pin(options: argparse.Namespace) -> None:
+    net = _net(options)
+    if options.start:
+        net.load_run(options.start)
+    recipe = PinRecipe(**{name: getattr(options, name) for name in PinRecipe.__dataclass_fields__})
+    fit_pin(
+        net, AttackPack.load(options.attacks), _load_guides(options), recipe, options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _export(options: argparse.Namespace) -> None:
+    net = _net(options)
+    net.load_run(options.run)
+    difference = export_purifier(net, options.out)
+    faces = load_faces(options.data, options.cache)
+    threshold = suspicion_threshold(options.out, faces)
+    size = Path(options.out).stat().st_size
+    print(
+        f"wrote {options.out}: {size} bytes, largest difference to torch {difference:.2g}, "
+        f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
+    )
+
+
+def _choose(options: argparse.Namespace) -> None:
+    trials = [
+        held_out_trial(load_faces(options.data, options.cache), guide, seed=options.seed)
+        for guide in _load_guides(options)
+    ]
+    choose(trials, Basis.load(options.eigenfaces), options.model, options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""Clean cost against strength on held-out training faces: where a purifier's settings are chosen.
+
+The benchmark's own data (LFW) is never looked at for a choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
+from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import DataError
+from facepurify.files import atomic_path
+from facepurify.purifier import Purifier
+from facepurify.train.basis import Basis
+from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.immune_space import ImmuneSpace
+
+__all__ = ["FIXED", "Trial", "choose", "held_out_trial"]
+
+FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
+EPS = 8.0
+ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=20))
+Floats = npt.NDArray[np.float32]
+Purify = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recognizer on held-out faces: clean pairs, a threshold, attacked probes.
+
+    Attributes:
+        recognizer: the judge, which was also attacked.
+        threshold: at FAR 1 %, without a purifier.
+        genuine: clean probes [N, 3, 112, 112] in [0, 1] and their galleries' embeddings.
+        attacked: probes and embeddings for each (attack, goal).
+    """
+
+    recognizer: Recognizer
+    threshold: float
+    genuine: tuple[Floats, Floats]
+    attacked: dict[tuple[str, str], tuple[Floats, Floats]]
+
+    def judge(self, purify: Purify) -> dict[str, float]:
+        """Genuine rejected and the success of each attack, as fractions."""
+        probes, galleries = self.genuine
+        scores = self._scores(purify, probes, galleries)
+        result = {"genuine rejected": frr(scores, self.threshold)}
+        for (attack, goal), (probes, galleries) in self.attacked.items():
+            scores = self._scores(purify, probes, galleries)
+            result[f"{attack} {goal}"] = attack_success(scores, self.threshold, goal).value
+        return result
+
+    def _scores(self, purify: Purify, probes: Floats, galleries: Floats) -> npt.NDArray[np.float64]:
+        return cosine(self.recognizer.embed_numpy(purify(probes)), galleries)
+
+
+def held_out_trial(
+    faces: FaceSet, recognizer: Recognizer, *, pairs: int = 1000, attacked: int = 200, seed: int = 0
+) -> Trial:
+    """Draws pairs from held-out identities and attacks some of their probes.
+
+    Raises:
+        DataError: fewer than two held-out identities have several images.
+    """
+    identities: dict[str, list[int]] = {}
+    for index in faces.validation:
+        if Path(faces.names[index]).parts[2:]:
+            identities.setdefault(faces.identity(int(index)), []).append(int(index))
+    people = [images for images in identities.values() if len(images) > 1]
+    if len(people) < 2:
+        raise DataError(
+            "expected two held-out identities (folders below a set's own) with several images, "
+            f"got {len(people)}"
+        )
+    rng = np.random.default_rng(seed)
+    genuine = np.array(
+        [rng.choice(people[rng.integers(len(people))], 2, replace=False) for _ in range(pairs)]
+    )
+    impostor = np.array(
+        [
+            [rng.choice(images) for images in (people[i] for i in chosen)]
+            for chosen in (rng.choice(len(people), 2, replace=False) for _ in range(pairs))
+        ]
+    )
+    probes = {
+        "dodging": _pixels(faces, genuine[:, 0]),
+        "impersonation": _pixels(faces, impostor[:, 0]),
+    }
+    galleries = {
+        "dodging": recognizer.embed_numpy(_pixels(faces, genuine[:, 1])),
+        "impersonation": recognizer.embed_numpy(_pixels(faces, impostor[:, 1])),
+    }
+    scores = cosine(recognizer.embed_numpy(probes["impersonation"]), galleries["impersonation"])
+    attacks: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    for attack in tqdm(ATTACKS, desc=f"attacking {recognizer.name}", unit="attack"):
+        for goal in GOALS:
+            victims = galleries[goal][:attacked]
+            attacks[attack.name, goal] = (
+                _attack(recognizer, attack, probes[goal][:attacked], victims, goal, seed), victims
+            )  # fmt: skip
+    return Trial(
+        recognizer,
+        threshold_at_far(scores, 0.01),
+        (probes["dodging"], galleries["dodging"]),
+        attacks,
+    )
+
+
+def choose(
+    trials: Sequence[Trial], basis: Basis, models: Sequence[str], folder: str | Path
+) -> None:
+    """Judges fixed projections and ONNX purifiers; writes ``choice.json`` and ``choice.png``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    candidates: dict[str, Purify] = {"none": lambda images: images}
+    for luma, chroma in FIXED:
+        candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
+    for model in models:
+        candidates[Path(model).stem] = _shipped(Purifier(model))
+    results = {
+        name: {trial.recognizer.name: trial.judge(purify) for trial in trials}
+        for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
+    }
+    with atomic_path(folder / "choice.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1))
+    with atomic_path(folder / "choice.png") as temporary:
+        _draw(results, temporary)
+
+
+def _pixels(faces: FaceSet, indices: npt.NDArray[np.int_]) -> Floats:
+    return as_batch(faces.images[indices])
+
+
+def _attack(
+    recognizer: Recognizer, attack: Attack, probes: Floats, victims: Floats, goal: Goal, seed: int
+) -> Floats:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        attack(
+            recognizer.embed,
+            torch.from_numpy(probes[start : start + 32]),
+            torch.from_numpy(victims[start : start + 32]),
+            goal,
+            EPS,
+            generator=generator,
+        ).numpy()
+        for start in range(0, len(probes), 32)
+    ]
+    return np.concatenate(parts)
+
+
+def _shipped(purifier: Purifier) -> Purify:
+    return lambda images: purifier.purify_canonical(images).images
+
+
+def _fixed(basis: Basis, luma: int, chroma: int) -> Purify:
+    space = ImmuneSpace(basis.first(luma, chroma))
+
+    def purify(images: Floats) -> Floats:
+        with torch.no_grad():
+            parts = [space.decode(space.encode(x)) for x in torch.from_numpy(images).split(64)]
+        result: Floats = torch.cat(parts).numpy()
+        return result
+
+    return purify
+
+
+def _draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(results.values())))
+    figure = Figure(figsize=(5.5 * len(names), 4.5), layout="constrained")
+    for axis, recognizer in zip(
+        figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
+    ):
+        for kind, marker, line in (("fixed", "o", "-"), ("", "*", "none")):
+            rows = {
+                name: row[recognizer]
+                for name, row in results.items()
+                if name.startswith("fixed") == bool(kind) and name != "none"
+            }
+            cost = [100 * row["genuine rejected"] for row in rows.values()]
+            for goal, colour in zip(GOALS, ("C0", "C3"), strict=True):
+                worst = [
+                    100 * max(value for key, value in row.items() if key.endswith(goal))
+                    for row in rows.values()
+                ]
+                label = f"{goal}, {kind or 'selected'}"
+                axis.plot(cost, worst, marker=marker, linestyle=line, color=colour, label=label)
+                for name, x, y in zip(rows, cost, worst, strict=True):
+                    axis.annotate(
+                        name.removeprefix("fixed "), (x, y), fontsize=6,
+                        xytext=(3, 3), textcoords="offset points",
+                    )  # fmt: skip
+        axis.set_title(
+            f"{recognizer}: worst of {', '.join(a.name for a in ATTACKS)} at {EPS:g}/255"
+        )
+        axis.set_xlabel("genuine rejected, %")
+        axis.set_ylabel("attack success, %")
+        axis.set_ylim(0, 100)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(path, format="png", dpi=120)

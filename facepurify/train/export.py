@@ -1,0 +1,150 @@
+"""From a trained torch purifier to the ONNX file of our contract, checked against it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from facepurify.errors import ModelContractError
+from facepurify.files import atomic_path
+from facepurify.purifier import Purifier
+from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.pin import PinNet
+
+__all__ = ["MASKS", "Masked", "export_purifier", "suspicion_threshold"]
+
+OPSET = 18
+PARITY = 2e-3
+HALVE_FROM = 4096
+# The order is the number that `mask_mode` takes; the first is what ships as the default.
+MASKS = ("expected", "fixed", "sampled")
+
+
+class Masked(nn.Module):
+    """A selector and its immune space as they are exported: the mask can be chosen at run time.
+
+    Args:
+        net: what chooses and projects.
+    """
+
+    def __init__(self, net: PinNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, image: Tensor, mask_mode: Tensor, mask_uniform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives purified [N, 3, 112, 112], probability [N, K] and score [N], in [0, 1].
+
+        Mode 0 keeps p of each coefficient, the mean of the sampled mask; 1 is the published fixed
+        mask p > mean(p), 2 the published sampled one, p > u.
+        """
+        coefficients, probability, suspicion = self.net(image)
+        threshold = torch.where(mask_mode == 1, probability.mean(1, keepdim=True), mask_uniform)
+        hard = (probability > threshold).float()
+        mask = torch.where(mask_mode == 0, probability, hard)
+        return self.net.space.decode(mask * coefficients), probability, suspicion.sigmoid()
+
+
+def export_purifier(net: PinNet, path: str | Path) -> float:
+    """Writes ``net`` with its masks (``Masked``) and compares both.
+
+    Returns:
+        The largest difference between torch and ONNX Runtime over all outputs and mask modes.
+
+    Raises:
+        ModelContractError: they differ by more than 2e-3 (half a grey level).
+    """
+    masked = Masked(net).eval()
+    image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    mode, uniform = torch.zeros(1, dtype=torch.int64), torch.full((1, net.space.count), 0.5)
+    program = torch.onnx.export(
+        masked,
+        (image, mode, uniform),
+        input_names=["image", "mask_mode", "mask_uniform"],
+        output_names=["purified", "probability", "score"],
+        dynamic_shapes=({0: torch.export.Dim("N")}, None, None),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise ModelContractError("expected an ONNX program, torch exported none")
+    model = program.model_proto
+    _plain_reshapes(model)
+    _halve(model)
+    _set_default(model, "mask_mode", mode.numpy())
+    _set_default(model, "mask_uniform", uniform.numpy())
+    onnx.checker.check_model(model, full_check=True)
+    data = model.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for number in range(len(MASKS)):
+        mode.fill_(number)
+        with torch.no_grad():
+            ours = masked(image, mode, uniform)
+        feed = {"image": image.numpy(), "mask_mode": mode.numpy(), "mask_uniform": uniform.numpy()}
+        for one, other in zip(ours, session.run(None, feed), strict=True):
+            worst = max(worst, float(np.abs(one.numpy() - other).max()))
+    if not worst <= PARITY:
+        raise ModelContractError(
+            f"expected torch and ONNX Runtime to agree within {PARITY}, got {worst:.2g}"
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return worst
+
+
+def suspicion_threshold(path: str | Path, faces: FaceSet) -> float:
+    """The score that 1 % of the held-out clean faces exceed (a rate of false alarms of 1 %)."""
+    purifier = Purifier(path)
+    scores = [
+        purifier.purify_canonical(as_batch(images)).score
+        for images in faces.batches(faces.validation)
+    ]
+    if any(score is None for score in scores):
+        raise ModelContractError(f"expected an output score, {path} has none")
+    return float(np.quantile(np.concatenate([s for s in scores if s is not None]), 0.99))
+
+
+def _plain_reshapes(model: onnx.ModelProto) -> None:
+    """Drops ``allowzero``: no shape of ours has a zero, and converters back to torch refuse it."""
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            del node.attribute[:]
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """Keeps large matrices in half precision; a session casts them once, when it loads.
+
+    Convolutions stay as they are: onnx2torch wants their weights as plain initializers.
+    """
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
+            continue
+        if math.prod(tensor.dims) < HALVE_FROM:
+            continue
+        name = tensor.name
+        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _set_default(model: onnx.ModelProto, name: str, value: npt.NDArray[Any]) -> None:
+    """Makes an input optional: ONNX takes an initializer of the same name where none is fed."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))

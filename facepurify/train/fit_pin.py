@@ -1,0 +1,159 @@
+"""Fits PIN's selector: the published loss in exact expectation, and what recognizers need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import OptionError
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.loop import Loop, Stateful
+from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
+
+__all__ = ["PinRecipe", "corrupt", "fit_pin"]
+
+PUBLISHED_NOISE = 0.04
+PUBLISHED_MASKS = 30
+
+
+@dataclass(frozen=True)
+class PinRecipe:
+    """How PIN is trained.
+
+    Attributes:
+        steps: of the optimiser.
+        batch: images a step.
+        rate: peak learning rate of Adam, one cosine down to zero.
+        sparsity: rank of the eigenvalue that is lambda; a low rank prunes more.
+        reconstruction: weight of the published loss (summed over pixels, range 1).
+        identity: weight of 1 - cos between the guides' embeddings of the purified and clean image.
+        clean: share of each batch that is left clean.
+        noisy: share that gets the published Gaussian noise; the rest is attacked.
+        gradient: "expected" (exact) or "policy" (published REINFORCE, 30 masks an image).
+    """
+
+    steps: int = 3000
+    batch: int = 48
+    rate: float = 1e-3
+    sparsity: int = 1000
+    reconstruction: float = 1e-3
+    identity: float = 1.0
+    clean: float = 0.3
+    noisy: float = 0.1
+    gradient: str = "expected"
+
+    def __post_init__(self) -> None:
+        if self.gradient not in ("expected", "policy"):
+            raise OptionError(f"expected gradient expected or policy, got {self.gradient!r}")
+
+
+def corrupt(
+    clean: Tensor, attacked: Tensor, recipe: PinRecipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draws for each image whether the network sees it clean, noisy or attacked.
+
+    Args:
+        clean: [N, 3, 112, 112] in [0, 1].
+        attacked: the same under attack.
+        recipe: the shares.
+        generator: of the draws.
+
+    Returns:
+        What the network sees, and bool [N], whether it was attacked. The noise is the published
+        one: Gaussian, of 0.04 times the length of the image on [-1, 1].
+    """
+    draw = torch.rand(len(clean), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    length = (clean * 2 - 1).flatten(1).norm(dim=1) / 2
+    scale = PUBLISHED_NOISE * length / noise.flatten(1).norm(dim=1)
+    noisy = (clean + noise * scale.view(-1, 1, 1, 1)).clamp(0, 1)
+    is_clean, is_noisy = (
+        draw < recipe.clean,
+        (draw >= recipe.clean) & (draw < recipe.clean + recipe.noisy),
+    )
+    seen = torch.where(is_clean.view(-1, 1, 1, 1), clean, attacked)
+    return torch.where(is_noisy.view(-1, 1, 1, 1), noisy, seen), ~(is_clean | is_noisy)
+
+
+def fit_pin(
+    net: PinNet,
+    pack: AttackPack,
+    guides: Sequence[Recognizer],
+    recipe: PinRecipe,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Trains ``net`` in place; the run (checkpoint, log, curve) lies in ``folder``.
+
+    The guides take turns, a step each. They must be those of the pack, in its order.
+
+    Raises:
+        OptionError: the guides are not the pack's.
+    """
+    if tuple(guide.name for guide in guides) != pack.guides:
+        raise OptionError(
+            f"expected the pack's guides {', '.join(pack.guides)} in this order, "
+            f"got {', '.join(guide.name for guide in guides) or 'none'}"
+        )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.05
+    )
+    price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
+    parts: dict[str, Stateful] = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    net.train()
+    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    for step, generator in loop:
+        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
+        mirror = int(torch.randint(2, (), generator=generator))
+        clean, attacked = (
+            _images(array[rows.numpy()], mirror) for array in (pack.clean, pack.attacked)
+        )
+        seen, is_attacked = corrupt(clean, attacked, recipe, generator)
+        coefficients, probability, suspicion = net(seen)
+        with torch.no_grad():
+            target = net.space.encode(clean)
+        if recipe.gradient == "policy":
+            published = policy_gradient_loss(
+                probability, target, coefficients, price, PUBLISHED_MASKS, generator
+            ).mean()
+        else:
+            published = expected_loss(probability, target, coefficients, price).mean()
+        purified = net.space.decode(probability * coefficients)
+        which = step % len(guides)
+        wanted = torch.from_numpy(pack.embeddings[which, mirror, rows.numpy()])
+        shift = 1 - (guides[which].embed(purified) * wanted).sum(dim=1)
+        alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, is_attacked.float())
+        loss = recipe.reconstruction * published + recipe.identity * shift.mean() + 0.1 * alarm
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        loop.log(
+            published_loss=float(published.detach()),
+            shift_attacked=_mean(shift[is_attacked]),
+            shift_clean=_mean(shift[~is_attacked]),
+            active_attacked=_mean(probability[is_attacked].sum(dim=1)),
+            active_clean=_mean(probability[~is_attacked].sum(dim=1)),
+            alarm=float(alarm.detach()),
+        )
+    net.eval()
+
+
+def _images(array: npt.NDArray[np.uint8], mirror: int) -> Tensor:
+    x = torch.from_numpy(array).float() / 255
+    return x.flip(3) if mirror else x
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.detach().mean()) if len(values) else float("nan")

@@ -1,0 +1,141 @@
+"""A training loop that shows progress, draws its curve, and resumes where it was stopped."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from facepurify.errors import DataError, OutputExistsError
+from facepurify.files import atomic_path
+
+__all__ = ["Loop", "Stateful"]
+
+CHECKPOINT_EVERY = 100
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: modules, optimisers, schedules."""
+
+    def state_dict(self) -> Any:
+        """All there is to save."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Takes what ``state_dict`` gave."""
+
+
+class Loop:
+    """Iterates over steps; what a run leaves lies in one folder.
+
+    ``checkpoint.pt`` (plain tensors, loaded with ``weights_only``), ``log.csv`` (a row a step) and
+    ``curve.png``. Every step has a generator of its own made from (seed, step), so a resumed run
+    takes the very steps that an uninterrupted one would have taken.
+
+    Args:
+        folder: where the run lives.
+        parts: what to save and restore, by name.
+        steps: how many steps the run has in all.
+        seed: of the whole run.
+        resume: continue the run in ``folder``. Without it the folder must hold no run.
+
+    Raises:
+        OutputExistsError: the folder holds a run and ``resume`` was not asked for.
+        DataError: the checkpoint belongs to another model or is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        parts: Mapping[str, Stateful],
+        *,
+        steps: int,
+        seed: int = 0,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._parts = parts
+        self._steps = steps
+        self._seed = seed
+        self._step = 0
+        self._rows: list[dict[str, float]] = []
+        if self._checkpoint.exists():
+            if not resume:
+                raise OutputExistsError(
+                    f"{self.folder} holds a run already: continue it with --resume, "
+                    "or name another folder"
+                )
+            self._load()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def __iter__(self) -> Iterator[tuple[int, torch.Generator]]:
+        """Yields (step, generator) for the steps that are left; saves as it goes."""
+        with tqdm(total=self._steps, initial=self._step, desc="training", unit="step") as bar:
+            while self._step < self._steps:
+                mixed = np.random.SeedSequence([self._seed, self._step]).generate_state(1)[0]
+                yield self._step, torch.Generator().manual_seed(int(mixed))
+                self._step += 1
+                bar.update()
+                if self._rows:
+                    recent = {k: f"{v:.4f}" for k, v in self._rows[-1].items() if k != "step"}
+                    bar.set_postfix(recent)
+                if self._step % CHECKPOINT_EVERY == 0 or self._step == self._steps:
+                    self._save()
+
+    def log(self, **values: float) -> None:
+        """Keeps this step's figures for the log and the curve."""
+        self._rows.append({"step": self._step, **values})
+
+    def _save(self) -> None:
+        state = {
+            "step": self._step,
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "rows": self._rows,
+        }
+        with atomic_path(self._checkpoint) as temporary:
+            torch.save(state, temporary)
+        log = self.folder / "log.csv"
+        with atomic_path(log) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self._rows[0]) if self._rows else [])
+            writer.writeheader()
+            writer.writerows(self._rows)
+        self._draw()
+
+    def _load(self) -> None:
+        try:
+            state = torch.load(self._checkpoint, weights_only=True)
+            for name, part in self._parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            raise DataError(
+                f"expected a checkpoint of this very run in {self._checkpoint}, got {error}"
+            ) from error
+        self._step, self._rows = state["step"], state["rows"]
+
+    def _draw(self) -> None:
+        from matplotlib.figure import Figure
+
+        names = [name for name in (self._rows[0] if self._rows else ()) if name != "step"]
+        if not names:
+            return
+        figure = Figure(figsize=(8, 2.2 * len(names)), layout="constrained")
+        steps = [row["step"] for row in self._rows]
+        for axis, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+            values = np.array([row[name] for row in self._rows])
+            width = max(1, len(values) // 50)
+            smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+            axis.plot(steps, values, color="0.85", linewidth=0.8)
+            axis.plot(steps[width - 1 :], smooth, color="C0")
+            axis.set_ylabel(name)
+            axis.grid(alpha=0.3)
+        axis.set_xlabel("step")
+        with atomic_path(self.folder / "curve.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100)

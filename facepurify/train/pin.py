@@ -1,0 +1,132 @@
+"""PIN: the immune space, a selector and their losses (Ren et al., IEEE TIFS 2022, 2207.06035)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facepurify.errors import DataError
+from facepurify.train.basis import Basis
+from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.selector import LightSelector, PublishedSelector
+
+__all__ = ["SELECTORS", "PinNet", "expected_loss", "policy_gradient_loss", "sparsity_weight"]
+
+SELECTORS: dict[str, type[LightSelector | PublishedSelector]] = {
+    "light": LightSelector,
+    "published": PublishedSelector,
+}
+
+
+class PinNet(nn.Module):
+    """Selector and immune space: from an image to the activation probability of each eigenface.
+
+    Beyond the published selector, which sees the image only, each eigenface's own coefficient
+    counts: by the expected loss an eigenface is worth keeping if its coefficient's energy exceeds
+    that of the noise in it, so the logit gets a learned multiple of the log of that energy.
+    """
+
+    def __init__(self, basis: Basis, selector: str = "light") -> None:
+        super().__init__()
+        self.space = ImmuneSpace(basis)
+        count = self.space.count
+        chosen = SELECTORS[selector](count)
+        self.selector = chosen
+        self.evidence = nn.Parameter(torch.zeros(count))
+        self.suspicion = nn.Linear(SELECTORS[selector].code_size, 1)
+        # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
+        nn.init.constant_(chosen.logits.bias, 2.0)
+
+    def load_run(self, folder: str | Path) -> None:
+        """Takes the weights of a run's checkpoint, and stands ready to purify.
+
+        Raises:
+            DataError: there is none, or it is another network's.
+        """
+        path = Path(folder) / "checkpoint.pt"
+        try:
+            self.load_state_dict(torch.load(path, weights_only=True)["parts"]["net"])
+        except (OSError, RuntimeError, KeyError) as error:
+            raise DataError(
+                f"expected the checkpoint of a run with the same eigenfaces and selector in "
+                f"{path}, got {error}"
+            ) from error
+        self.eval()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
+
+        The last is the suspicion that the image was attacked.
+        """
+        coefficients = self.space.encode(x)
+        code, logits = self.selector(x)
+        energy = coefficients.square() / self.space.eigenvalues
+        probability = torch.sigmoid(logits + self.evidence * torch.log(energy + 1e-3))
+        return coefficients, probability, self.suspicion(code).squeeze(1)
+
+    def purify(self, x: Tensor) -> Tensor:
+        """The projection under the mean of the sampled mask, as it ships."""
+        coefficients, probability, _ = self(x)
+        return self.space.decode(probability * coefficients)
+
+
+def sparsity_weight(eigenvalues: Tensor, rank: int) -> Tensor:
+    """Lambda: the price of an active eigenface, as the eigenvalue at ``rank`` (from 1).
+
+    An eigenface whose coefficients vary by less than that is not worth keeping for the
+    reconstruction alone. The published 0.015 lies far above: beside a mean over D pixels it would
+    prune almost everything.
+
+    >>> import torch
+    >>> float(sparsity_weight(torch.tensor([4.0, 2.0, 1.0]), 2))
+    2.0
+    """
+    return eigenvalues.sort(descending=True).values[rank - 1]
+
+
+def expected_loss(probability: Tensor, clean: Tensor, noisy: Tensor, price: Tensor) -> Tensor:
+    """PIN's loss in expectation over the masks, exactly, for each image: [N].
+
+    With orthonormal eigenfaces the reconstruction is separable, so that under independent
+    Bernoulli(p) the expectation is sum_i p_i (e_i^2 + lambda) + (1 - p_i) c_i^2, and its gradient
+    needs no sampling. Times D against the published mean over pixels.
+
+    Args:
+        probability: p, [N, K].
+        clean: c, coefficients of the clean image, [N, K].
+        noisy: c + e, coefficients of the noisy one, [N, K].
+        price: lambda, a scalar.
+
+    >>> import torch
+    >>> one = torch.ones(1, 2)
+    >>> expected_loss(one, clean=one, noisy=one + 0.5, price=torch.tensor(0.1)).tolist()
+    [0.699999988079071]
+    """
+    kept, dropped = (noisy - clean).square() + price, clean.square()
+    return (probability * kept + (1 - probability) * dropped).sum(dim=1)
+
+
+def policy_gradient_loss(
+    probability: Tensor,
+    clean: Tensor,
+    noisy: Tensor,
+    price: Tensor,
+    masks: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """A surrogate [N] whose gradient is the published REINFORCE estimate of the same loss.
+
+    ``masks`` masks are drawn for each image; their batch mean is the baseline. Arguments and
+    scale as for ``expected_loss``.
+    """
+    shape = (masks, *probability.shape)
+    uniform = torch.rand(shape, generator=generator, device=probability.device)
+    mask = (probability.detach() > uniform).float()
+    with torch.no_grad():
+        loss = torch.stack([expected_loss(one, clean, noisy, price) for one in mask])
+        advantage = loss - loss.mean()
+    p = probability.clamp(1e-6, 1 - 1e-6)
+    log_likelihood = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(dim=2)
+    return (advantage * log_likelihood).mean(dim=0)
