@@ -71,7 +71,7 @@ def _gaussian(x: Tensor, sigma: float, seed: int) -> Tensor:
     reach = int(np.ceil(3 * sigma))
     kernel = gaussian_kernel(2 * reach + 1, sigma).to(x).expand(3, 1, -1, -1)
     padded = functional.pad(x, (reach,) * 4, mode="reflect")
-    return functional.conv2d(padded, kernel, groups=3)
+    return functional.conv2d(padded, kernel, groups=3).clamp(0, 1)
 
 
 def _median(x: Tensor, side: float, seed: int) -> Tensor:
@@ -84,7 +84,8 @@ def _median(x: Tensor, side: float, seed: int) -> Tensor:
 def _resize_and_pad(x: Tensor, smallest: float, seed: int) -> Tensor:
     """Xie et al., arXiv 1711.01991, on a recognizer that takes one size; a draw per image."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat([resize_and_pad(image, int(smallest), generator) for image in x[:, None]])
+    images = [resize_and_pad(image, int(smallest), generator) for image in x[:, None]]
+    return torch.cat(images).clamp(0, 1)
 
 
 def _bits(images: Floats, bits: float, seed: int) -> Floats:

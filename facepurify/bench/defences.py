@@ -13,12 +13,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from typing_extensions import override
 
 from facepurify.bench.baselines import ARRAY_FAMILIES, TENSOR_FAMILIES, Family
-from facepurify.bench.torchpurifier import TorchPurifier
+from facepurify.bench.conversion import to_torch
 from facepurify.errors import ModelContractError, ModelNotFoundError, OptionError
 from facepurify.purifier import Purifier
 from facepurify.weights import read_model
@@ -141,7 +143,7 @@ class PurifierDefence(Defence):
         self._key = f"purifier {info.sha256} {active}"
         self._net: nn.Module | None = None
         try:
-            self._net = TorchPurifier(read_model(model).content)
+            self._net = _TorchPurifier(read_model(model).content)
         except NotImplementedError as error:
             self.gradient = f"BPDA (identity: {error})"
         else:
@@ -178,6 +180,28 @@ class PurifierDefence(Defence):
                 f"expected torch and ONNX Runtime to agree within {PARITY} on {self.name}, "
                 f"got {difference:.2g}: the conversion of an operator is wrong"
             )
+
+
+class _TorchPurifier(nn.Module):
+    """An ONNX purifier's face, computed by torch with the expected mask."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        model = onnx.load_model_from_string(content)
+        required = [value for value in model.graph.input if value.name == "image"]
+        del model.graph.input[:]
+        model.graph.input.extend(required)
+        for tensor in model.graph.initializer:
+            if tensor.name == "mask_mode":
+                tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "mask_mode"))
+        self._index = [output.name for output in model.graph.output].index("purified")
+        self._net = to_torch(model)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self._net(x)
+        purified: Tensor = outputs[self._index] if isinstance(outputs, tuple | list) else outputs
+        return purified
 
 
 def _straight_through(stand_in: Tensor, output: Floats) -> Tensor:

@@ -86,7 +86,7 @@ def minimal_attack(
         images = torch.where(per_image(success), adversarial, images)
         low, high = torch.where(success, low, trial), torch.where(success, trial, high)
         trial = (low + high) / 2
-    change = ((images - x) * 255).flatten(1)
+    change = ((images - x) * 255).round().flatten(1)
     order = torch.inf if attack.norm == "linf" else 2
     distance = torch.linalg.vector_norm(change, ord=order, dim=1)
     return Minimal(images, torch.where(found, distance, torch.inf))

@@ -1,0 +1,276 @@
+"""Attacks: inside their budget exactly, on the 8-bit grid, stronger with more steps."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from facepurify.bench.attacks import (
+    FGSM,
+    GOALS,
+    MIM,
+    PGD,
+    Attack,
+    Goal,
+    LabelFree,
+    Square,
+    get_attack,
+    minimal_attack,
+    succeeds,
+)
+from facepurify.bench.attacks.base import Problem, per_image
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import AttackError
+from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_images
+
+LINF = [
+    "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
+    "square100",
+]  # fmt: skip
+L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2"]
+ITERATIVE = ["pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10"]
+NET = RandomNet()
+COUNT = 3
+
+
+def attacked(attack: Attack, goal: Goal, eps: float | Tensor, count: int = COUNT) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return attack(
+        NET, random_images(COUNT)[:count], random_anchor(COUNT)[:count], goal, eps,
+        generator=generator,
+    )  # fmt: skip
+
+
+def gain(images: Tensor, goal: Goal) -> Tensor:
+    cosine = (NET(images) * random_anchor(COUNT)).sum(1)
+    return -cosine if goal == "dodging" else cosine
+
+
+def distance(images: Tensor, attack: Attack) -> Tensor:
+    change = ((images * 255).round() - (random_images(COUNT) * 255).round()).flatten(1)
+    return change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("name", LINF + L2)
+def test_reaches_its_goal_inside_the_ball_on_the_grid(name: str, goal: Goal) -> None:
+    attack = get_attack(name)
+    if goal not in attack.goals:
+        pytest.skip(f"{name} cannot do {goal}")
+    eps = 8.0 if attack.norm == "linf" else 120.0
+    images = attacked(attack, goal, eps)
+    levels = images * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-9)
+    assert levels.min() >= 0
+    assert levels.max() <= 255
+    assert (distance(images, attack) <= eps).all()
+    if name != "label_free10":
+        assert (gain(images, goal) > gain(random_images(COUNT), goal)).all()
+
+
+def test_label_free_leaves_the_own_embedding() -> None:
+    clean = random_images(COUNT)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).sign() * 8 / 255
+    noisy, images = (clean + noise).clamp(0, 1), attacked(LabelFree(), "dodging", 8.0)
+    assert ((NET(images) * NET(clean)).sum(1) < (NET(noisy) * NET(clean)).sum(1) - 0.01).all()
+
+
+@pytest.mark.parametrize("name", LINF + L2)
+def test_each_image_has_its_own_budget(name: str) -> None:
+    attack = get_attack(name)
+    eps = torch.tensor([0.0, 2.0, 200.0]) if attack.norm == "l2" else torch.tensor([0.0, 0.5, 5.5])
+    far = distance(attacked(attack, "dodging", eps), attack)
+    assert (far <= eps).all()
+    assert far[2] > far[0]
+
+
+@pytest.mark.parametrize("name", LINF + L2)
+def test_repeats_itself_and_ignores_the_rest_of_the_batch(name: str) -> None:
+    attack = get_attack(name)
+    eps = 8.0 if attack.norm == "linf" else 120.0
+    images = attacked(attack, "dodging", eps)
+    assert torch.equal(images, attacked(attack, "dodging", eps))
+    assert torch.equal(images[:1], attacked(attack, "dodging", eps, count=1))
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("family", [PGD, MIM])
+def test_more_steps_are_never_worse(family: type[PGD | MIM], norm: str, goal: Goal) -> None:
+    eps = 4.0 if norm == "linf" else 60.0
+    gains = [
+        gain(attacked(family(steps=steps, norm=norm), goal, eps), goal)
+        for steps in (1, 2, 5, 10, 15, 40)
+    ]
+    for fewer, more in itertools.pairwise(gains):
+        assert (more >= fewer).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    eps=st.floats(0, 600, width=32),
+    spread=st.floats(0.01, 400),
+    norm=st.sampled_from(["linf", "l2"]),
+)
+def test_rounding_never_leaves_the_ball(seed: int, eps: float, spread: float, norm: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(256, (2, 3, 6, 6), generator=generator).float()
+    radius = per_image(torch.full((2,), eps))
+    problem = Problem(NET, clean, random_anchor(2), "dodging", radius, norm, generator)
+    wild = clean + spread * torch.randn(clean.shape, generator=generator)
+    levels = problem.quantise(wild)
+    delta = (levels - clean).double()
+    assert torch.equal(levels, levels.round())
+    assert levels.min() >= 0
+    assert levels.max() <= 255
+    if norm == "linf":
+        assert delta.abs().max() <= eps
+    else:
+        # Whole numbers: their squares add up exactly.
+        assert (delta.square().sum((1, 2, 3)) <= torch.tensor(eps).double() ** 2).all()
+    assert torch.equal(problem.quantise(levels), levels)
+
+
+def test_rounding_in_l2_wastes_little_of_the_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.full((1, 3, 112, 112), 128.0)
+    eps = per_image(torch.tensor([300.0]))
+    problem = Problem(NET, clean, random_anchor(1), "dodging", eps, "l2", generator)
+    assert (problem.quantise(problem.random_start()) - clean).norm() > 299
+
+
+@pytest.mark.parametrize("name", [name for name in LINF + L2 if not name.startswith("square")])
+def test_costs_the_gradients_that_it_says(name: str) -> None:
+    calls = 0
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += x.requires_grad
+        return NET(x)
+
+    attack = get_attack(name)
+    generator = torch.Generator().manual_seed(0)
+    attack(counted, random_images(1), random_anchor(1), "dodging", 8.0, generator=generator)
+    assert calls == attack.cost
+
+
+def test_square_asks_exactly_its_queries_and_no_gradient() -> None:
+    calls = 0
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal calls
+        assert not torch.is_grad_enabled()
+        calls += 1
+        return NET(x)
+
+    attack = Square(queries=37)
+    generator = torch.Generator().manual_seed(0)
+    attack(counted, random_images(1), random_anchor(1), "dodging", 8.0, generator=generator)
+    assert calls == attack.cost == 37
+
+
+@pytest.mark.parametrize("name", LINF + L2)
+def test_names_make_the_attack_that_has_them(name: str) -> None:
+    assert get_attack(name).name == name
+    others = {get_attack(other).key() for other in LINF + L2 if other != name}
+    assert get_attack(name).key() not in others
+
+
+@pytest.mark.parametrize("name", ["", "pgdd", "fgsm5", "pgd-l1", "pgd0", "square-l2", "PGD40"])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(AttackError, match="expected"):
+        get_attack(name)
+
+
+def test_bad_arguments_are_refused() -> None:
+    x, anchor = random_images(2), random_anchor(2)
+    generator = torch.Generator()
+
+    def refused(message: str, **changes: object) -> None:
+        given = {"embed": NET, "x": x, "anchor": anchor, "goal": "dodging", "eps": 8.0, **changes}
+        with pytest.raises(AttackError, match=message):
+            FGSM()(**given, generator=generator)
+
+    refused("goal", goal="hiding")
+    refused("one anchor", anchor=anchor[:1])
+    refused("N, 3, H, W", x=x[0])
+    refused("8-bit grid", x=x + 0.3 / 255)
+    refused("8-bit grid", x=x + 2)
+    refused("8-bit grid", x=x * torch.nan)
+    refused("eps >= 0", eps=-1.0)
+    refused("eps >= 0", eps=float("nan"))
+    refused("eps >= 0", eps=float("inf"))
+    refused("one eps or 2", eps=torch.ones(3))
+    refused("without a gradient", embed=lambda images: NET(images.detach()))
+    refused(
+        "finite gradient", embed=lambda images: NET(images) * (images.sum() - images.sum()).sqrt()
+    )
+    with pytest.raises(AttackError, match="norm"):
+        PGD(norm="l1")  # type: ignore[arg-type]
+    with pytest.raises(AttackError, match="dodging for label_free10"):
+        LabelFree()(NET, x, anchor, "impersonation", 8.0, generator=generator)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_minimal_distance_is_where_success_begins(goal: Goal) -> None:
+    x, anchor = random_images(COUNT), random_anchor(COUNT)
+    attack = PGD(steps=5, random_start=False)
+    strong = gain(attacked(attack, goal, 12.0), goal)
+    weak = gain(x, goal)
+    threshold = float((strong.median() + weak.median()) / 2) * (-1 if goal == "dodging" else 1)
+
+    def run(eps: float | Tensor) -> Tensor:
+        return attack(NET, x, anchor, goal, eps, generator=torch.Generator())
+
+    found = minimal_attack(
+        attack, NET, x, anchor, goal,
+        threshold=threshold, largest=16, generator=torch.Generator(),
+    )  # fmt: skip
+
+    def fooled(images: Tensor) -> Tensor:
+        return succeeds((NET(images) * anchor).sum(1), goal, threshold)
+
+    reached = found.distance.isfinite()
+    assert ((found.distance > 0) & reached).any()
+    assert torch.equal(found.distance == 0, fooled(x))
+    assert torch.equal(found.distance[reached], distance(found.images, attack)[reached])
+    assert fooled(found.images)[reached].all()
+    assert not fooled(run(16.0))[~reached].any()
+    below = (found.distance - 1).clamp(0, 16)
+    assert not fooled(run(below))[reached & (found.distance > 0)].any()
+
+
+def test_minimal_distance_is_infinite_where_nothing_helps() -> None:
+    found = minimal_attack(
+        FGSM(), NET, random_images(COUNT), random_anchor(COUNT), "impersonation",
+        threshold=1.1, generator=torch.Generator(),
+    )  # fmt: skip
+    assert found.distance.isinf().all()
+    assert torch.equal(found.images, random_images(COUNT))
+
+
+def test_minimal_distance_needs_a_budget() -> None:
+    with pytest.raises(AttackError, match="positive"):
+        minimal_attack(
+            FGSM(), NET, random_images(1), random_anchor(1), "dodging",
+            threshold=0.3, largest=0, generator=torch.Generator(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_iterative_attacks_always_fool_an_undefended_recognizer(shared: Path, goal: Goal) -> None:
+    recognizer = Recognizer.from_onnx(shared / "models" / "mobileface_v2.onnx", threads=1)
+    x, gallery = lfw_pairs(shared, 8, genuine=goal == "dodging")
+    anchor = torch.from_numpy(recognizer.embed_numpy(gallery.numpy()))
+    for name in ITERATIVE:
+        generator = torch.Generator().manual_seed(0)
+        images = get_attack(name)(recognizer, x, anchor, goal, 8.0, generator=generator)
+        cosine = (torch.from_numpy(recognizer.embed_numpy(images.numpy())) * anchor).sum(1)
+        assert succeeds(cosine, goal, 0.239).all(), name
