@@ -84,8 +84,7 @@ def check_all() -> Iterator[Check]:
     yield _check_onnxruntime()
     for name in _OPTIONAL:
         yield Check(name, "ok", _version(name) or "not installed (optional)")
-    pack = default_pack()
-    yield Check("insightface pack", "ok", "none; name one with --pack" if not pack else str(pack))
+    yield _check_pack()
     yield from _check_models()
 
 
@@ -111,6 +110,15 @@ def _check_onnxruntime() -> Check:
         )
     providers = ", ".join(onnxruntime.get_available_providers())
     return Check("onnxruntime", "ok", f"{onnxruntime.__version__} with {providers}")
+
+
+def _check_pack() -> Check:
+    """Look for the detector that photos need."""
+    try:
+        pack = default_pack()
+    except FacePurifyError as error:
+        return Check("insightface pack", "warning", str(error))
+    return Check("insightface pack", "ok", str(pack) if pack else "none; name one with --pack")
 
 
 def _check_models() -> Iterator[Check]:

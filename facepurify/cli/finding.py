@@ -87,11 +87,18 @@ def default_pack() -> Path | None:
 
     Returns:
         Its folder; None where insightface is not installed or the pack was never fetched.
+
+    Raises:
+        MissingExtraError: insightface is installed, but cannot be imported.
     """
     if importlib.util.find_spec("insightface") is None:
         return None
-    from insightface.utils import DEFAULT_MP_NAME
-
+    try:
+        from insightface.utils import DEFAULT_MP_NAME
+    except ImportError as error:
+        raise MissingExtraError(
+            f"expected insightface to import, got {error}; repair it with {_INSTALL}"
+        ) from error
     pack = Path.home() / ".insightface" / "models" / DEFAULT_MP_NAME
     return pack if pack.is_dir() else None
 
@@ -110,7 +117,7 @@ def open_finder(
         The detector; None if every image counts as an aligned crop.
 
     Raises:
-        MissingExtraError: A pack was given, but insightface is not installed.
+        MissingExtraError: A pack was given, but insightface is not installed, or it is broken.
         ModelNotFoundError: The pack that was given has no detector.
     """
     if aligned:

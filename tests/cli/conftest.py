@@ -73,6 +73,7 @@ def detector(photo: Array, landmarks: Array, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def pack(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An insightface model pack: a detector and a recognizer."""
+    pytest.importorskip("insightface", reason="needs insightface")
     folder = tmp_path_factory.mktemp("packs") / "pack"
     folder.mkdir()
     for name in ("det_500m.onnx", "mobileface_v2.onnx"):

@@ -117,6 +117,17 @@ def test_rival_distributions_are_a_warning(run, shipped, monkeypatch):
     assert "warning" not in run("doctor")[1]
 
 
+def test_insightface_that_does_not_import(run, shipped, crop_file, tmp_path, monkeypatch):
+    pytest.importorskip("insightface", reason="needs insightface")
+    monkeypatch.setitem(sys.modules, "insightface.utils", None)
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "warning insightface pack: expected insightface to import" in out
+    status, _, err = run("purify", crop_file, "-o", tmp_path / "out")
+    assert status == 1
+    assert "expected insightface to import" in err
+
+
 def test_no_onnxruntime(run, shipped, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     status, out, _ = run("doctor")
