@@ -14,6 +14,7 @@ from facepurify.bench import table
 from facepurify.bench.attacks import get_attack
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.evaluate import Protocol
+from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.pairs import load_pairs
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.report import render_terminal, write_report
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    keep_freed_memory()
     smoke = options.data is None
     if smoke and options.pairs is not None:
         raise OptionError("expected --data, the folder of the faces that --pairs names, got none")

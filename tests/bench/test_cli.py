@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from facepurify.bench import __main__ as command
 from facepurify.bench.__main__ import main
 from facepurify.bench.adaptive import AdaptiveAttack
 from facepurify.bench.attacks import PGD
@@ -21,9 +22,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch: pytest.MonkeyPatch):
-    """Adaptive attacks of a few steps."""
+    """Query and adaptive attacks of a few steps."""
     short = {norm: AdaptiveAttack((PGD(norm, steps=3),), draws=2) for norm in ("linf", "l2")}
     monkeypatch.setattr("facepurify.bench.evaluate.ADAPTIVE_ATTACKS", short)
+    monkeypatch.setitem(command.FULL, "query", "square10")
 
 
 @pytest.fixture(scope="module")
