@@ -8,6 +8,7 @@ restarts. Per image, the strongest counts.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facepurify.bench.attacks import APGD, FGSM, PGD, Attack, Embed, Goal, succeeds
+from facepurify.bench.attacks import APGD, FGSM, PGD, Attack, Embed, Goal, Norm, succeeds
 from facepurify.bench.attacks.base import Best, Problem
 from facepurify.bench.defences import Defence
 from facepurify.bench.recognizers import Recognizer
@@ -206,6 +207,7 @@ def self_checks(
     threshold: float,
     white_box: Tensor,
     black_box: Sequence[Tensor] = (),
+    norm: Norm = "linf",
     draws: int = 8,
     generator: torch.Generator,
 ) -> list[Check]:
@@ -217,6 +219,7 @@ def self_checks(
         threshold: the verifier's, on the cosine.
         white_box: the adaptive attack's images, made without rivals.
         black_box: images of attacks that know less, such as Square's and transferred ones.
+        norm: in which ``eps`` is measured.
         draws: of a random defence.
         generator: all randomness.
 
@@ -230,9 +233,10 @@ def self_checks(
 
     def attacked(steps: int, radius: float) -> Tensor:
         generator.set_state(state)
-        attack = PGD(steps=steps)
+        attack = PGD(norm, steps=steps)
         return attack(embed, scene.x, scene.anchor, scene.goal, radius, generator=generator)
 
+    unbounded = UNBOUNDED * (1 if norm == "linf" else math.sqrt(scene.x[:1].numel()))
     by_steps = {steps: float(scene.cosine(attacked(steps, eps), seeds).mean()) for steps in STEPS}
     return [
         _check_steps(by_steps, scene.goal),
@@ -241,7 +245,9 @@ def self_checks(
             [scene.success(images, threshold, seeds) for images in black_box],
             tolerance=1 / max(len(scene.x), 1),
         ),
-        _check_unbounded(scene.success(attacked(STEPS[-1], UNBOUNDED), threshold, seeds)),
+        _check_unbounded(
+            unbounded, scene.success(attacked(STEPS[-1], unbounded), threshold, seeds)
+        ),
         _check_gradient(scene, embed, generator),
     ]
 
@@ -261,8 +267,8 @@ def _check_black_box(white: float, black: list[float], tolerance: float) -> Chec
     return Check("no black box beats the white box", passed, detail)
 
 
-def _check_unbounded(success: float) -> Check:
-    detail = f"{success:.1%} with eps {UNBOUNDED:g}"
+def _check_unbounded(eps: float, success: float) -> Check:
+    detail = f"{success:.1%} with eps {eps:g}"
     return Check("an unbounded attack always succeeds", success == 1, detail)
 
 

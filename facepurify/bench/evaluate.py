@@ -284,7 +284,7 @@ class Evaluation:
                     seen = self._steps.see(worst, recognizer, defence)
                     through[goal] = Attacked(pairs, seen, distance)
                     checks += self._steps.checks(
-                        recognizer, defence, faces, goal, eps, judge.threshold, white, rivals
+                        recognizer, defence, faces, goal, norm, eps, judge.threshold, white, rivals
                     )
                 if asked:
                     name = self._protocol.query.name

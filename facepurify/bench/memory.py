@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 
 __all__ = ["keep_freed_memory"]
 
@@ -18,7 +19,7 @@ def keep_freed_memory() -> None:
     them again at every use: nearly half the time of an attack on a CPU. Does nothing where the C
     library is another.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         mallopt(_TRIM_THRESHOLD, 1 << 30)

@@ -125,6 +125,7 @@ def _success_against_eps(
                     markerfacecolor=None if attacker == "oblivious" else "white",
                     label=name if attacker == "oblivious" else None,
                 )
+        axes.set_xlim(left=0)
         axes.set(xlabel="eps (grey levels of 255)", ylabel=f"{goal} success (%)")
         axes.set_ylim(-4, 104)
 

@@ -273,6 +273,7 @@ class Steps:
         defence: Defence,
         faces: Faces,
         goal: Goal,
+        norm: Norm,
         eps: float,
         threshold: float,
         white_box: _Images,
@@ -285,6 +286,7 @@ class Steps:
             "step": "checks",
             "pipeline": _pipeline(recognizer, defence),
             "goal": goal,
+            "norm": norm,
             "eps": eps,
             "threshold": threshold,
             "seed": self._seed,
@@ -298,6 +300,7 @@ class Steps:
                 threshold=threshold,
                 white_box=torch.from_numpy(to_float(white)),
                 black_box=[torch.from_numpy(to_float(images)) for images in black],
+                norm=norm,
                 generator=self._generator(),
             )
             return {

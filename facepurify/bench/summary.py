@@ -75,8 +75,15 @@ class Headline:
     oblivious: Worst
     black_box: Worst
     adaptive: Worst
-    failed_checks: int
     latency: LatencyRow | None
+
+    @property
+    def pairs(self) -> str:
+        """Attacked pairs of each kind, oblivious / adaptive."""
+        return " / ".join(
+            str(max(rate.total for rate in (worst.dodging, worst.impersonation) if rate))
+            for worst in (self.oblivious, self.adaptive)
+        )
 
 
 def lines(results: Results) -> Iterator[Line]:
@@ -101,7 +108,6 @@ def headlines(results: Results) -> list[Headline]:
             oblivious=_worst(group, {OBLIVIOUS}),
             black_box=_worst(group, {TRANSFER, QUERY}),
             adaptive=_worst(group, {ADAPTIVE}),
-            failed_checks=sum(not check.passed for check in group[0].adaptive.checks),
             latency=latency.get((recognizer, defence)),
         )
         for (recognizer, defence, norm, eps), group in grouped.items()

@@ -19,13 +19,14 @@ from facepurify.files import atomic_path
 __all__ = ["BEGIN", "END", "main", "render_table", "replace_table"]
 
 HEAD = """\
-| data, recognizer | purifier | eps | FRR | oblivious | black box | adaptive | time |
-|---|---|---|---|---|---|---|---|
+| data, recognizer | purifier | eps | FRR | pairs | oblivious | black box | adaptive | time |
+|---|---|---|---|---|---|---|---|---|
 """
 FOOT = """
 FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
-a purifier. Then success of the worst attack in per cent, dodging / impersonation. Time: batch 1 /
-batch 32, in multiples of the recognizer's.
+a purifier. Pairs: attacked pairs of each kind, oblivious / adaptive and queries. Then success of
+the worst attack in per cent, dodging / impersonation. Time: batch 1 / batch 32, in multiples of the
+recognizer's.
 """
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -35,7 +36,7 @@ def render_table(runs: Iterable[Results]) -> str:
     rows = [
         f"| {run.data.name}, {line.clean.recognizer} | {line.clean.defence} "
         f"| {'L2 ' if line.norm == 'l2' else ''}{line.eps:g} | {percent(line.clean.frr)} "
-        f"| {both(line.oblivious)} | {both(line.black_box)} | {both(line.adaptive)} "
+        f"| {line.pairs} | {both(line.oblivious)} | {both(line.black_box)} | {both(line.adaptive)} "
         f"| {_time(line.latency)} |\n"
         for run in runs
         for line in headlines(run)

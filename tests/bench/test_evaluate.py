@@ -197,6 +197,10 @@ def test_attacks_of_one_goal_and_of_another_norm(people_pairs, recognizers, tmp_
     assert rows[OBLIVIOUS, "label_free3"].impersonation is None
     assert rows[OBLIVIOUS, "pgd3-l2"].eps == 512
     assert {row.norm for row in measured.attacked if row.attacker == ADAPTIVE} == {"linf", "l2"}
+    details = [check.detail for row in measured.attacked for check in row.checks]
+    # The unbounded attack is that of the row's own norm: 255 sqrt(3 * 112 * 112) in L2.
+    assert any("with eps 255" in detail for detail in details)
+    assert any("with eps 49467.4" in detail for detail in details)
     assert progress.planned == progress.made + progress.skipped
 
 
