@@ -37,7 +37,7 @@ from facepurify.bench.results import (
     CleanRow,
     RecognizerInfo,
 )
-from facepurify.bench.steps import CHECK_PASSES, CHECKED, Faces, Steps, distance_cost
+from facepurify.bench.steps import CHECK_PASSES, CHECKED, Faces, Steps, Target, distance_cost
 from facepurify.errors import OptionError, SeedError
 
 __all__ = ["Evaluation", "Measured", "Policy", "Protocol"]
@@ -197,9 +197,7 @@ class Evaluation:
         attack = self._protocol.attacks[-1]
         eps = max(self._protocol.budgets(attack.norm))
         faces = self._faces(self._chosen["dodging"], self._embed(recognizer))
-        attacked = self._steps.attack(
-            attack, recognizer.sha256, recognizer.embed, faces, "dodging", eps
-        )
+        attacked = self._steps.attack(attack, recognizer, faces, "dodging", eps)
         return faces.probes[:count], attacked[:count]
 
     def _embed(self, recognizer: Recognizer) -> _Floats:
@@ -238,9 +236,7 @@ class Evaluation:
                     for goal in attack.goals:
                         pairs = self._chosen[goal]
                         faces = self._faces(pairs, self._embed(maker))
-                        images = self._steps.attack(
-                            attack, maker.sha256, maker.embed, faces, goal, eps
-                        )
+                        images = self._steps.attack(attack, maker, faces, goal, eps)
                         attacked[goal] = Attacked(
                             pairs, self._steps.see(images, recognizer, defence)
                         )
@@ -259,33 +255,26 @@ class Evaluation:
     ) -> Iterator[AttackRow]:
         """Yield the rows of attackers that ask the defended recognizer, or go through it."""
         for norm in self._protocol.norms:
+            attack = ADAPTIVE_ATTACKS[norm]
             for eps in self._protocol.budgets(norm):
                 asked, through, checks = {}, {}, []
                 for goal in GOALS:
                     pairs = self._chosen[goal][: self._protocol.adaptive_limit]
                     faces = self._faces(pairs, judge.view.gallery)
+                    target = Target(recognizer, defence, faces, goal)
                     rivals = self._oblivious(recognizer, goal, norm, eps)
                     if self._protocol.query.norm == norm:
-                        query = self._steps.query(
-                            self._protocol.query, recognizer, defence, faces, goal, eps
-                        )
+                        query = self._steps.query(self._protocol.query, target, eps)
                         asked[goal] = Attacked(pairs, self._steps.see(query, recognizer, defence))
                         rivals.append(query)
-                    attack = ADAPTIVE_ATTACKS[norm]
-                    white = self._steps.adaptive(attack, recognizer, defence, faces, goal, eps)
-                    worst = self._steps.strongest(
-                        recognizer, defence, faces, goal, [white, *rivals], attack.draws
-                    )
+                    white = self._steps.adaptive(attack, target, eps)
+                    worst = self._steps.strongest(target, [white, *rivals], attack.draws)
                     distance = None
                     if self._protocol.distances:
-                        distance = self._steps.distance(
-                            recognizer, defence, faces, goal, norm, judge.threshold, attack.draws
-                        )
+                        distance = self._steps.distance(target, norm, judge.threshold, attack.draws)
                     seen = self._steps.see(worst, recognizer, defence)
                     through[goal] = Attacked(pairs, seen, distance)
-                    checks += self._steps.checks(
-                        recognizer, defence, faces, goal, norm, eps, judge.threshold, white, rivals
-                    )
+                    checks += self._steps.checks(target, norm, eps, judge.threshold, white, rivals)
                 if asked:
                     name = self._protocol.query.name
                     yield judge.attack_row(QUERY, name, norm, eps, asked)
@@ -300,7 +289,7 @@ class Evaluation:
         pairs = self._chosen[goal]
         faces = self._faces(pairs, self._embed(recognizer))
         return [
-            self._steps.attack(attack, recognizer.sha256, recognizer.embed, faces, goal, eps)[
+            self._steps.attack(attack, recognizer, faces, goal, eps)[
                 : self._protocol.adaptive_limit
             ]
             for attack in self._protocol.attacks
@@ -309,9 +298,7 @@ class Evaluation:
 
     def _faces(self, pairs: _Indices, gallery: _Floats) -> Faces:
         probes, references = pairs.T
-        return Faces(
-            self._pairs.images[probes], self._pairs.images[references], gallery[references]
-        )
+        return Faces(self._pairs.images[probes], gallery[references])
 
 
 def _choose(pairs: _Indices, limit: int, seed: int) -> _Indices:

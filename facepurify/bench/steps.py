@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from facepurify.bench import metrics
 from facepurify.bench.adaptive import AdaptiveAttack, Scene, defended, self_checks
-from facepurify.bench.attacks import PGD, Attack, Embed, Goal, Norm, minimal_attack
+from facepurify.bench.attacks import PGD, Attack, Goal, Norm, minimal_attack
 from facepurify.bench.attacks.base import Best
 from facepurify.bench.cache import Arrays, Cache, digest, source_digest
 from facepurify.bench.defences import Defence
@@ -57,29 +57,46 @@ class Seen(NamedTuple):
 
 
 class Faces(NamedTuple):
-    """What an attack works on: N probes, the gallery faces they are compared with, the anchors.
+    """What an attack works on.
 
     Attributes:
         probes: uint8 [N, 112, 112, 3], RGB.
-        gallery: uint8, the same shape.
-        anchors: Unit embeddings of the gallery faces, [N, d].
+        anchors: Unit embeddings of the gallery faces that they are compared with, [N, d].
     """
 
     probes: _Images
-    gallery: _Images
     anchors: _Floats
-
-    def head(self, count: int) -> Faces:
-        """Return the first ``count`` of them."""
-        return self._part(slice(count))
 
     def chunks(self) -> Iterator[Faces]:
         """Yield the same in chunks."""
         for start in range(0, len(self.probes), CHUNK):
-            yield self._part(slice(start, start + CHUNK))
+            yield self.part(start, start + CHUNK)
 
-    def _part(self, window: slice) -> Faces:
-        return Faces(self.probes[window], self.gallery[window], self.anchors[window])
+    def part(self, start: int, stop: int) -> Faces:
+        """Return some of them."""
+        return Faces(self.probes[start:stop], self.anchors[start:stop])
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return probes, float32 [N, 3, 112, 112] in [0, 1], and anchors."""
+        return torch.from_numpy(to_float(self.probes)), torch.from_numpy(self.anchors)
+
+
+class Target(NamedTuple):
+    """A recognizer behind a defence, and what an attacker wants of some faces there."""
+
+    recognizer: Recognizer
+    defence: Defence
+    faces: Faces
+    goal: Goal
+
+    @property
+    def pipeline(self) -> str:
+        """Names, by content, defence and recognizer."""
+        return f"{self.defence.key()} | {self.recognizer.sha256}"
+
+    def scene(self, faces: Faces) -> Scene:
+        """Return some of its faces as the adaptive attack takes them."""
+        return Scene(self.recognizer, self.defence, *faces.tensors(), self.goal)
 
 
 class Steps:
@@ -134,106 +151,72 @@ class Steps:
         return Seen(embeddings, np.concatenate([chunk["suspicion"] for chunk in chunks]))
 
     def attack(
-        self, attack: Attack, pipeline: str, embed: Embed, faces: Faces, goal: Goal, eps: float
+        self, attack: Attack, recognizer: Recognizer, faces: Faces, goal: Goal, eps: float
     ) -> _Images:
-        """Return the attacked probes, uint8 [N, 112, 112, 3].
+        """Return what an attack on the bare recognizer makes of the probes.
 
         Args:
             attack: What to run.
-            pipeline: Names, by content, what ``embed`` computes.
-            embed: What the attacker sees: images to unit embeddings.
+            recognizer: What it is made on.
             faces: What it works on.
             goal: What to reach.
             eps: The budget, in grey levels.
         """
 
         def run(chunk: Faces) -> torch.Tensor:
-            probes, anchors = _tensors(chunk)
-            return attack(embed, probes, anchors, goal, eps, generator=self._generator())
+            return attack(
+                recognizer.embed, *chunk.tensors(), goal, eps, generator=self._generator()
+            )
 
-        about = {"attack": attack.key(), "pipeline": pipeline, "goal": goal, "eps": eps}
-        return self._attack(about, run, faces, attack.cost)
+        about = {"attack": attack.key(), "pipeline": recognizer.sha256, "goal": goal, "eps": eps}
+        return self._attacked(about, run, faces, attack.cost)
 
-    def query(
-        self,
-        attack: Attack,
-        recognizer: Recognizer,
-        defence: Defence,
-        faces: Faces,
-        goal: Goal,
-        eps: float,
-    ) -> _Images:
+    def query(self, attack: Attack, target: Target, eps: float) -> _Images:
         """Return what a black-box attack makes of the probes, asking the defended recognizer."""
+        recognizer, defence, faces, goal = target
 
         def embed(images: torch.Tensor) -> torch.Tensor:
             floats = images.numpy()
             draw = self._draw(floats) if defence.random else 0
             return torch.from_numpy(recognizer.embed_numpy(defence.purify(floats, seed=draw)))
 
-        return self.attack(attack, _pipeline(recognizer, defence), embed, faces, goal, eps)
+        def run(chunk: Faces) -> torch.Tensor:
+            return attack(embed, *chunk.tensors(), goal, eps, generator=self._generator())
 
-    def adaptive(
-        self,
-        attack: AdaptiveAttack,
-        recognizer: Recognizer,
-        defence: Defence,
-        faces: Faces,
-        goal: Goal,
-        eps: float,
-    ) -> _Images:
+        about = self._about(target, attack=attack.key(), eps=eps)
+        return self._attacked(about, run, faces, attack.cost)
+
+    def adaptive(self, attack: AdaptiveAttack, target: Target, eps: float) -> _Images:
         """Return what an adaptive attack makes of the probes, going through the defence."""
 
         def run(chunk: Faces) -> torch.Tensor:
-            scene = Scene(recognizer, defence, *_tensors(chunk), goal)
-            return attack(scene, eps, generator=self._generator())
+            return attack(target.scene(chunk), eps, generator=self._generator())
 
-        about = {
-            "attack": attack.key(),
-            "pipeline": _pipeline(recognizer, defence),
-            "goal": goal,
-            "eps": eps,
-            "code": self._adapting,
-        }
-        return self._attack(about, run, faces, attack.cost(defence))
+        about = self._about(target, attack=attack.key(), eps=eps)
+        return self._attacked(about, run, target.faces, attack.cost(target.defence))
 
-    def strongest(
-        self,
-        recognizer: Recognizer,
-        defence: Defence,
-        faces: Faces,
-        goal: Goal,
-        candidates: Sequence[_Images],
-        draws: int,
-    ) -> _Images:
+    def strongest(self, target: Target, candidates: Sequence[_Images], draws: int) -> _Images:
         """Return for each probe the one of its attacked versions that goes furthest.
 
         Judged over several draws of a random defence, none of which is the one reported.
         """
-        scene = Scene(recognizer, defence, *_tensors(faces), goal)
+        scene = target.scene(target.faces)
         seeds = range(self._seed, self._seed + draws)
-        sign = -1 if goal == "dodging" else 1
+        sign = -1 if target.goal == "dodging" else 1
         best = Best(scene.x, torch.full((len(scene.x),), -torch.inf))
         for images in candidates:
             levels = torch.from_numpy(to_float(images))
             best.update(levels, sign * scene.cosine(levels, seeds))
         return to_bytes(best.levels.numpy())
 
-    def distance(
-        self,
-        recognizer: Recognizer,
-        defence: Defence,
-        faces: Faces,
-        goal: Goal,
-        norm: Norm,
-        threshold: float,
-        draws: int,
-    ) -> float | None:
+    def distance(self, target: Target, norm: Norm, threshold: float, draws: int) -> float | None:
         """Return the median smallest change, in grey levels, that succeeds through the defence.
 
         None where most faces withstand the largest change that is tried.
         """
+        recognizer, defence, faces, goal = target
         attack = PGD(norm, steps=DISTANCE_STEPS)
-        largest = LARGEST[norm]
+        about = self._about(target, attack=attack.key(), threshold=threshold, draws=draws)
         distances = []
         for chunk in faces.chunks():
 
@@ -242,26 +225,16 @@ class Steps:
                 found = minimal_attack(
                     attack,
                     defended(recognizer, defence, draws=draws, generator=generator),
-                    *_tensors(chunk),
+                    *chunk.tensors(),
                     goal,
                     threshold=threshold,
-                    largest=largest,
-                    resolution=largest / 64,
+                    largest=LARGEST[norm],
+                    resolution=LARGEST[norm] / 64,
                     generator=generator,
                 )
                 return {"distance": found.distance.numpy()}
 
-            about = {
-                "step": "distance",
-                "attack": attack.key(),
-                "pipeline": _pipeline(recognizer, defence),
-                "goal": goal,
-                "threshold": threshold,
-                "draws": draws,
-                "seed": self._seed,
-                "code": self._attacking + self._adapting,
-            }
-            key = digest(chunk.probes, chunk.gallery, about)
+            key = digest(*chunk, {"step": "distance", **about})
             passes = len(chunk.probes) * distance_cost(defence, draws)
             distances.append(self._kept(key, make, passes)["distance"])
         median = float(np.median(np.concatenate(distances)))
@@ -269,10 +242,7 @@ class Steps:
 
     def checks(
         self,
-        recognizer: Recognizer,
-        defence: Defence,
-        faces: Faces,
-        goal: Goal,
+        target: Target,
         norm: Norm,
         eps: float,
         threshold: float,
@@ -280,22 +250,12 @@ class Steps:
         black_box: Sequence[_Images],
     ) -> list[CheckResult]:
         """Return the self-checks of an adaptive attack, on its first few faces."""
-        few = faces.head(CHECKED)
+        few = target.faces.part(0, CHECKED)
         white, *black = (images[:CHECKED] for images in (white_box, *black_box))
-        about = {
-            "step": "checks",
-            "pipeline": _pipeline(recognizer, defence),
-            "goal": goal,
-            "norm": norm,
-            "eps": eps,
-            "threshold": threshold,
-            "seed": self._seed,
-            "code": self._attacking + self._adapting,
-        }
 
         def make() -> Arrays:
             found = self_checks(
-                Scene(recognizer, defence, *_tensors(few), goal),
+                target.scene(few),
                 eps,
                 threshold=threshold,
                 white_box=torch.from_numpy(to_float(white)),
@@ -309,10 +269,11 @@ class Steps:
                 "details": np.array([check.detail for check in found]),
             }
 
-        key = digest(few.probes, few.gallery, white, *black, about)
+        about = self._about(target, norm=norm, eps=eps, threshold=threshold)
+        key = digest(*few, white, *black, {"step": "checks", **about})
         kept = self._kept(key, make, len(few.probes) * CHECK_PASSES)
         return [
-            CheckResult(f"{goal}: {name}", bool(passed), str(detail))
+            CheckResult(f"{target.goal}: {name}", bool(passed), str(detail))
             for name, passed, detail in zip(
                 kept["names"], kept["passed"], kept["details"], strict=True
             )
@@ -332,7 +293,7 @@ class Steps:
         psnr = float(kept["psnr"])
         return (None if np.isnan(psnr) else psnr), float(kept["ssim"])
 
-    def _attack(
+    def _attacked(
         self,
         about: dict[str, object],
         run: Callable[[Faces], torch.Tensor],
@@ -342,9 +303,7 @@ class Steps:
         attacked = []
         for chunk in faces.chunks():
             key = digest(
-                chunk.probes,
-                chunk.gallery,
-                {"step": "attack", "seed": self._seed, "attacking": self._attacking, **about},
+                *chunk, {"step": "attack", "seed": self._seed, "attacks": self._attacking, **about}
             )
 
             def make(chunk: Faces = chunk) -> Arrays:
@@ -352,6 +311,16 @@ class Steps:
 
             attacked.append(self._kept(key, make, len(chunk.probes) * cost)["images"])
         return np.concatenate(attacked)
+
+    def _about(self, target: Target, **more: object) -> dict[str, object]:
+        """Return what, beside the faces, determines a step that asks the defence."""
+        return {
+            "pipeline": target.pipeline,
+            "goal": target.goal,
+            "seed": self._seed,
+            "code": self._attacking + self._adapting,
+            **more,
+        }
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._seed)
@@ -396,11 +365,3 @@ def to_bytes(images: _Floats) -> _Images:
     """
     levels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
-
-
-def _tensors(faces: Faces) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(to_float(faces.probes)), torch.from_numpy(faces.anchors)
-
-
-def _pipeline(recognizer: Recognizer, defence: Defence) -> str:
-    return f"{defence.key()} | {recognizer.sha256}"

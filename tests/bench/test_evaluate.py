@@ -181,6 +181,11 @@ def test_the_gallery_is_purified_by_policy(people_pairs, recognizers, tmp_path):
     both, _ = run(people_pairs, tmp_path, recognizers[:1], ("none", "jpeg5"), policy="both")
     assert both.clean[0] == probe.clean[0]
     assert both.clean[1].recalibrated_threshold != probe.clean[1].recalibrated_threshold
+    # Attacks that go for the purified gallery are others, and not taken from the cache.
+    fresh, _ = run(
+        people_pairs, tmp_path / "fresh", recognizers[:1], ("none", "jpeg5"), policy="both"
+    )
+    assert fresh == both
 
 
 def test_the_suspicion_score_is_rated(people_pairs, recognizers, tiny_model, tmp_path):
