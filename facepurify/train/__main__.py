@@ -1,4 +1,4 @@
-"""``python -m facepurify.train``: eigenfaces, attacks, pin, choose, export."""
+"""``python -m facepurify.train``: eigenfaces, attacks, pin, export, choose, recognizer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
-from facepurify.train.export import export_purifier, suspicion_threshold
+from facepurify.train.export import MASKS, export_purifier, suspicion_threshold
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.pin import SELECTORS, PinNet
+from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
+from facepurify.train.recognizer import DistillRecipe, MobileFace, distill, export_recognizer
 
 __all__ = ["main"]
 
@@ -85,7 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
     recipe = PinRecipe()
-    for name in ("steps", "batch", "rate", "sparsity", "reconstruction", "identity", "clean"):
+    for name in (
+        "steps",
+        "batch",
+        "rate",
+        "sparsity",
+        "harm",
+        "reconstruction",
+        "identity",
+        "clean",
+    ):
         value = getattr(recipe, name)
         sub.add_argument(f"--{name}", type=type(value), default=value)
     sub.add_argument("--noisy", type=float, default=recipe.noisy)
@@ -95,13 +106,27 @@ def _parser() -> argparse.ArgumentParser:
     faces(sub)
     _pin_model(sub)
     sub.add_argument("-o", "--out", default="pin.onnx")
+    _publishing(sub, "pin")
 
     sub = command("choose", _choose, "clean cost against strength on held-out training faces")
     faces(sub)
     guides(sub)
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
     sub.add_argument("--model", action="append", default=[], metavar="ONNX", help="repeat")
+    sub.add_argument("--pairs", type=int, default=1000, help="clean pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
     sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
+
+    sub = command("recognizer", _recognizer, "distil a small recognizer for measuring and demos")
+    faces(sub)
+    sub.add_argument("--teacher", required=True, metavar="ONNX")
+    sub.add_argument("--steps", type=int, default=DistillRecipe.steps)
+    sub.add_argument("--batch", type=int, default=DistillRecipe.batch)
+    sub.add_argument("--rate", type=float, default=DistillRecipe.rate)
+    sub.add_argument("--run", default="runs/recognizer", metavar="DIR")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("-o", "--out", default="recognizer.onnx")
+    _publishing(sub, "recognizer")
     return parser
 
 
@@ -111,6 +136,13 @@ def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--chroma", type=int, default=400, help="chroma eigenfaces to use")
     sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+
+
+def _publishing(sub: argparse.ArgumentParser, name: str) -> None:
+    sub.add_argument("--publish", metavar="DIR", help="put it there, with a manifest entry")
+    sub.add_argument("--name", default=name, help="to publish it under")
+    sub.add_argument("--training-data", nargs="+", default=[], metavar="SET")
+    sub.add_argument("--licence", default="", help="what the data allows, for the manifest")
 
 
 def _load_guides(options: argparse.Namespace) -> list[Recognizer]:
@@ -166,6 +198,17 @@ def _export(options: argparse.Namespace) -> None:
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(options.out, faces)
     size = Path(options.out).stat().st_size
+    if options.publish:
+        publish_purifier(
+            Path(options.out),
+            Path(options.publish),
+            options.name,
+            Origin(options.training_data, options.licence),
+            method="PIN",
+            masks=MASKS,
+            threshold=threshold,
+            difference=difference,
+        )
     print(
         f"wrote {options.out}: {size} bytes, largest difference to torch {difference:.2g}, "
         f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
@@ -174,10 +217,29 @@ def _export(options: argparse.Namespace) -> None:
 
 def _choose(options: argparse.Namespace) -> None:
     trials = [
-        held_out_trial(load_faces(options.data, options.cache), guide, seed=options.seed)
+        held_out_trial(
+            load_faces(options.data, options.cache),
+            guide,
+            pairs=options.pairs,
+            attacked=options.attacked,
+            seed=options.seed,
+        )
         for guide in _load_guides(options)
     ]
     choose(trials, Basis.load(options.eigenfaces), options.model, options.out)
+
+
+def _recognizer(options: argparse.Namespace) -> None:
+    teacher = Recognizer.from_onnx(options.teacher)
+    net = MobileFace(teacher.dim)
+    recipe = DistillRecipe(steps=options.steps, batch=options.batch, rate=options.rate)
+    faces = load_faces(options.data, options.cache)
+    distill(net, teacher, faces, recipe, options.run, seed=options.seed, resume=options.resume)
+    difference = export_recognizer(net, options.out)
+    if options.publish:
+        origin = Origin(options.training_data, options.licence)
+        publish_recognizer(Path(options.out), Path(options.publish), options.name, origin)
+    print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
 
 
 if __name__ == "__main__":

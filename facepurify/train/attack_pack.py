@@ -20,6 +20,7 @@ from facepurify.bench.attacks import FGSM, GOALS, MIM, PGD
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.train.arrays import read_arrays
 from facepurify.train.faces import FaceSet
 
 __all__ = ["AttackPack", "make_pack"]
@@ -69,16 +70,9 @@ class AttackPack:
         Raises:
             DataError: the file is missing or no such pack.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            guides = tuple(arrays.pop("guides").tolist())
-            return AttackPack(**arrays, guides=guides)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"expected a pack written by `python -m facepurify.train attacks`, got {path}: "
-                f"{error}"
-            ) from error
+        names = ("clean", "attacked", "embeddings", "strength", "guides")
+        clean, attacked, embeddings, strength, guides = read_arrays(path, names, "attacks")
+        return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()))
 
 
 def make_pack(

@@ -19,6 +19,7 @@ import scipy.linalg
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.train.arrays import read_arrays
 
 __all__ = [
     "RGB_TO_YCC",
@@ -102,22 +103,18 @@ class Basis:
         Raises:
             DataError: the file is missing or is not such an .npz.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                blocks = [
-                    Block(
-                        file[f"{name}_zone"].astype(np.int64),
-                        file[f"{name}_mean"],
-                        file[f"{name}_components"].astype(np.float32),
-                        file[f"{name}_eigenvalues"],
-                    )
-                    for name in BLOCKS
-                ]
-        except (OSError, KeyError, ValueError) as error:
-            raise DataError(
-                f"expected eigenfaces written by `python -m facepurify.train eigenfaces`, "
-                f"got {path}: {error}"
-            ) from error
+        parts = ("zone", "mean", "components", "eigenvalues")
+        names = tuple(f"{block}_{part}" for block in BLOCKS for part in parts)
+        arrays = iter(read_arrays(path, names, "eigenfaces"))
+        blocks = [
+            Block(
+                next(arrays).astype(np.int64),
+                next(arrays),
+                next(arrays).astype(np.float32),
+                next(arrays),
+            )
+            for _ in BLOCKS
+        ]
         return Basis((blocks[0], blocks[1]), (blocks[2], blocks[3]))
 
     def _named(self) -> Iterable[tuple[str, Block]]:

@@ -19,7 +19,7 @@ from facepurify.purifier import Purifier
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.pin import PinNet
 
-__all__ = ["MASKS", "Masked", "export_purifier", "suspicion_threshold"]
+__all__ = ["MASKS", "Masked", "export_purifier", "suspicion_threshold", "to_onnx"]
 
 OPSET = 18
 PARITY = 2e-3
@@ -66,26 +66,20 @@ def export_purifier(net: PinNet, path: str | Path) -> float:
     masked = Masked(net).eval()
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     mode, uniform = torch.zeros(1, dtype=torch.int64), torch.full((1, net.space.count), 0.5)
-    program = torch.onnx.export(
+    model = to_onnx(
         masked,
         (image, mode, uniform),
-        input_names=["image", "mask_mode", "mask_uniform"],
-        output_names=["purified", "probability", "score"],
-        dynamic_shapes=({0: torch.export.Dim("N")}, None, None),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
+        ["image", "mask_mode", "mask_uniform"],
+        ["purified", "probability", "score"],
     )
-    if program is None:
-        raise ModelContractError("expected an ONNX program, torch exported none")
-    model = program.model_proto
-    _plain_reshapes(model)
     _halve(model)
     _set_default(model, "mask_mode", mode.numpy())
     _set_default(model, "mask_uniform", uniform.numpy())
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # below, it warns that the mask's inputs have defaults
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     worst = 0.0
     for number in range(len(MASKS)):
         mode.fill_(number)
@@ -115,11 +109,32 @@ def suspicion_threshold(path: str | Path, faces: FaceSet) -> float:
     return float(np.quantile(np.concatenate([s for s in scores if s is not None]), 0.99))
 
 
-def _plain_reshapes(model: onnx.ModelProto) -> None:
-    """Drops ``allowzero``: no shape of ours has a zero, and converters back to torch refuse it."""
+def to_onnx(
+    net: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """Exports ``net`` as one graph whose first input has a free batch dimension.
+
+    Raises:
+        ModelContractError: torch exported nothing.
+    """
+    program = torch.onnx.export(
+        net.eval(),
+        example,
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_shapes=({0: torch.export.Dim("N")}, *[None] * (len(example) - 1)),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise ModelContractError("expected an ONNX program, torch exported none")
+    model = program.model_proto
     for node in model.graph.node:
         if node.op_type == "Reshape":
+            # Drops `allowzero`: no shape has a zero, and converters back to torch refuse it.
             del node.attribute[:]
+    return model
 
 
 def _halve(model: onnx.ModelProto) -> None:

@@ -32,6 +32,7 @@ class PinRecipe:
         batch: images a step.
         rate: peak learning rate of Adam, one cosine down to zero.
         sparsity: rank of the eigenvalue that is lambda; a low rank prunes more.
+        harm: how much worse noise is than as much lost detail (published: 1).
         reconstruction: weight of the published loss (summed over pixels, range 1).
         identity: weight of 1 - cos between the guides' embeddings of the purified and clean image.
         clean: share of each batch that is left clean.
@@ -43,7 +44,8 @@ class PinRecipe:
     batch: int = 48
     rate: float = 1e-3
     sparsity: int = 1000
-    reconstruction: float = 1e-3
+    harm: float = 60.0
+    reconstruction: float = 1e-2
     identity: float = 1.0
     clean: float = 0.3
     noisy: float = 0.1
@@ -124,10 +126,10 @@ def fit_pin(
             target = net.space.encode(clean)
         if recipe.gradient == "policy":
             published = policy_gradient_loss(
-                probability, target, coefficients, price, PUBLISHED_MASKS, generator
+                probability, target, coefficients, price, recipe.harm, PUBLISHED_MASKS, generator
             ).mean()
         else:
-            published = expected_loss(probability, target, coefficients, price).mean()
+            published = expected_loss(probability, target, coefficients, price, recipe.harm).mean()
         purified = net.space.decode(probability * coefficients)
         which = step % len(guides)
         wanted = torch.from_numpy(pack.embeddings[which, mirror, rows.numpy()])

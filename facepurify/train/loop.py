@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,7 +115,7 @@ class Loop:
             state = torch.load(self._checkpoint, weights_only=True)
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
                 f"expected a checkpoint of this very run in {self._checkpoint}, got {error}"
             ) from error

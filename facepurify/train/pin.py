@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.selector import LightSelector, PublishedSelector
@@ -48,7 +49,7 @@ class PinNet(nn.Module):
         path = Path(folder) / "checkpoint.pt"
         try:
             self.load_state_dict(torch.load(path, weights_only=True)["parts"]["net"])
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
             raise DataError(
                 f"expected the checkpoint of a run with the same eigenfaces and selector in "
                 f"{path}, got {error}"
@@ -79,33 +80,42 @@ def sparsity_weight(eigenvalues: Tensor, rank: int) -> Tensor:
     reconstruction alone. The published 0.015 lies far above: beside a mean over D pixels it would
     prune almost everything.
 
+    Raises:
+        OptionError: there are fewer eigenfaces.
+
     >>> import torch
     >>> float(sparsity_weight(torch.tensor([4.0, 2.0, 1.0]), 2))
     2.0
     """
+    if not 1 <= rank <= len(eigenvalues):
+        raise OptionError(f"expected a sparsity rank of 1 to {len(eigenvalues)}, got {rank}")
     return eigenvalues.sort(descending=True).values[rank - 1]
 
 
-def expected_loss(probability: Tensor, clean: Tensor, noisy: Tensor, price: Tensor) -> Tensor:
-    """PIN's loss in expectation over the masks, exactly, for each image: [N].
+def expected_loss(
+    probability: Tensor, clean: Tensor, noisy: Tensor, price: Tensor, harm: float = 1.0
+) -> Tensor:
+    """PIN's loss in expectation over the masks, exactly, for each image: [..., N].
 
     With orthonormal eigenfaces the reconstruction is separable, so that under independent
-    Bernoulli(p) the expectation is sum_i p_i (e_i^2 + lambda) + (1 - p_i) c_i^2, and its gradient
-    needs no sampling. Times D against the published mean over pixels.
+    Bernoulli(p) the expectation is sum_i p_i (h e_i^2 + lambda) + (1 - p_i) c_i^2, and its
+    gradient needs no sampling. Times D against the published mean over pixels. Published is h = 1:
+    but what an attacker adds hurts a recognizer far more than as much detail that goes missing.
 
     Args:
-        probability: p, [N, K].
+        probability: p, [..., N, K].
         clean: c, coefficients of the clean image, [N, K].
         noisy: c + e, coefficients of the noisy one, [N, K].
         price: lambda, a scalar.
+        harm: h, how much worse the energy of noise is than lost energy.
 
     >>> import torch
     >>> one = torch.ones(1, 2)
-    >>> expected_loss(one, clean=one, noisy=one + 0.5, price=torch.tensor(0.1)).tolist()
-    [0.699999988079071]
+    >>> expected_loss(one, clean=one, noisy=one + 0.5, price=torch.tensor(0.25), harm=2).tolist()
+    [1.5]
     """
-    kept, dropped = (noisy - clean).square() + price, clean.square()
-    return (probability * kept + (1 - probability) * dropped).sum(dim=1)
+    kept, dropped = harm * (noisy - clean).square() + price, clean.square()
+    return (probability * kept + (1 - probability) * dropped).sum(dim=-1)
 
 
 def policy_gradient_loss(
@@ -113,6 +123,7 @@ def policy_gradient_loss(
     clean: Tensor,
     noisy: Tensor,
     price: Tensor,
+    harm: float,
     masks: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -125,7 +136,7 @@ def policy_gradient_loss(
     uniform = torch.rand(shape, generator=generator, device=probability.device)
     mask = (probability.detach() > uniform).float()
     with torch.no_grad():
-        loss = torch.stack([expected_loss(one, clean, noisy, price) for one in mask])
+        loss = expected_loss(mask, clean, noisy, price, harm)
         advantage = loss - loss.mean()
     p = probability.clamp(1e-6, 1 - 1e-6)
     log_likelihood = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(dim=2)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from tqdm import tqdm
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, ModelContractError
 from facepurify.files import atomic_path
+from facepurify.train.export import to_onnx
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, Stateful
 
@@ -35,6 +34,7 @@ class MobileFace(nn.Module):
 
     def __init__(self, dim: int = 128) -> None:
         super().__init__()
+        self.dim = dim
         layers: list[nn.Module] = [_conv(3, 24, 3, stride=2)]
         inputs = 24
         # expansion, channels, blocks, stride of the first
@@ -117,12 +117,12 @@ def distill(
     Raises:
         DataError: the teacher's embeddings have another length.
     """
-    targets = torch.from_numpy(_teach(teacher, faces))
-    if net.embedding[1].out_features != teacher.dim:
+    if net.dim != teacher.dim:
         raise DataError(
-            f"expected a teacher with embeddings of {net.embedding[1].out_features}, "
-            f"got {teacher.dim}: build the network with dim={teacher.dim}"
+            f"expected a teacher with embeddings of {net.dim}, got {teacher.dim}: "
+            f"build the network with dim={teacher.dim}"
         )
+    targets = torch.from_numpy(_teach(teacher, faces))
     net.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -149,17 +149,10 @@ def export_recognizer(net: MobileFace, path: str | Path) -> float:
     Raises:
         ModelContractError: torch and ONNX Runtime differ by more than 1e-3.
     """
-    net = net.eval().to(memory_format=torch.contiguous_format)
+    net = net.to(memory_format=torch.contiguous_format)
     blob = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    buffer = io.BytesIO()
-    program = torch.onnx.export(
-        net, (blob,), input_names=["input"], output_names=["embedding"], opset_version=18,
-        dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True, verbose=False,
-    )  # fmt: skip
-    if program is None:
-        raise ModelContractError("expected an ONNX program, torch exported none")
-    onnx.save_model(program.model_proto, buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    data = to_onnx(net, (blob,), ["input"], ["embedding"]).SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = net(blob).numpy()
     difference = float(np.abs(ours - session.run(None, {"input": blob.numpy()})[0]).max())
@@ -168,7 +161,7 @@ def export_recognizer(net: MobileFace, path: str | Path) -> float:
             f"expected torch and ONNX Runtime to agree within {PARITY}, got {difference:.2g}"
         )
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(data)
     return difference
 
 

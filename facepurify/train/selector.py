@@ -96,9 +96,9 @@ class _ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
             nn.PReLU(outputs),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
+            nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1),
         )
         straight = stride == 1 and inputs == outputs
         self.skip = nn.Identity() if straight else nn.Conv2d(inputs, outputs, 1, stride=stride)

@@ -1,0 +1,62 @@
+"""Training faces: packing, what is held out, what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facepurify.errors import DataError
+from facepurify.train.faces import FaceSet, load_faces
+
+
+def test_pixels_are_rgb_in_file_order(folders: list[Path], faces: FaceSet) -> None:
+    first = cv2.imread(str(folders[0] / "p00" / "0.png"))
+    assert faces.names[0] == "people/p00/0.png"
+    assert np.array_equal(faces.images[0], first[..., ::-1])
+    assert len(faces) == 24 * 3 + 12
+
+
+def test_an_identity_is_held_out_whole(faces: FaceSet) -> None:
+    people = {faces.identity(i): set() for i in range(24 * 3)}
+    for i in range(24 * 3):
+        people[faces.identity(i)].add(bool(faces.held_out[i]))
+    assert all(len(kinds) == 1 for kinds in people.values())
+    assert faces.validation.size
+    assert faces.training.size > 5 * faces.validation.size / 2
+    assert not set(faces.training) & set(faces.validation)
+
+
+def test_the_second_call_reads_the_cache(folders: list[Path], tmp_path: Path) -> None:
+    load_faces(folders, tmp_path)
+    (packed,) = tmp_path.glob("*.raw")
+    before = packed.stat().st_mtime_ns
+    again = load_faces(folders, tmp_path)
+    assert packed.stat().st_mtime_ns == before
+    assert again.images.shape == (84, 112, 112, 3)
+
+
+def test_black_wedges_and_broken_files_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    face = np.full((112, 112, 3), 120, np.uint8)
+    cv2.imwrite(str(folder / "good.png"), face)
+    face[:40] = 0
+    cv2.imwrite(str(folder / "wedge.png"), face)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    loaded = load_faces([folder], tmp_path / "cache")
+    assert loaded.names == ("set/good.png",)
+    assert loaded.skipped == {"black": 1, "unreadable": 1}
+
+
+def test_bad_folders_say_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_faces([tmp_path / "nowhere"], tmp_path)
+    with pytest.raises(DataError, match="no image"):
+        load_faces([tmp_path], tmp_path / "cache")
+    cv2.imwrite(str(tmp_path / "small.png"), np.full((100, 112, 3), 99, np.uint8))
+    with pytest.raises(DataError, match=r"112 x 100 in .*small\.png: align"):
+        load_faces([tmp_path], tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())

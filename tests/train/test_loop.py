@@ -1,0 +1,63 @@
+"""The loop resumes exactly and refuses what it cannot continue."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import facepurify.train.loop as module
+from facepurify.errors import DataError, OutputExistsError
+from facepurify.train.loop import Loop
+
+
+def train(folder: Path, steps: int, *, stop: int | None = None, resume: bool = False) -> nn.Linear:
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    loop = Loop(folder, {"net": net, "optimizer": optimizer}, steps=steps, seed=5, resume=resume)
+    for step, generator in loop:
+        if step == stop:
+            break
+        x = torch.randn(4, 3, generator=generator)
+        loss = (net(x) - x.sum(dim=1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.log(loss=float(loss.detach()))
+    return net
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 4)
+    whole = train(tmp_path / "whole", 12)
+    train(tmp_path / "parts", 12, stop=7)
+    parts = train(tmp_path / "parts", 12, resume=True)
+    assert torch.equal(whole.weight, parts.weight)
+    rows = {
+        name: list(csv.DictReader((tmp_path / name / "log.csv").read_text().splitlines()))
+        for name in ("whole", "parts")
+    }
+    assert rows["whole"] == rows["parts"]
+    assert len(rows["whole"]) == 12
+    assert (tmp_path / "parts" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    with pytest.raises(OutputExistsError, match="--resume"):
+        train(tmp_path, 3)
+
+
+def test_a_damaged_or_foreign_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    with pytest.raises(DataError, match="expected a checkpoint of this very run"):
+        Loop(tmp_path, {"net": nn.Linear(2, 1)}, steps=3, resume=True)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
+    with pytest.raises(DataError, match="expected a checkpoint of this very run"):
+        Loop(tmp_path, {"net": nn.Linear(3, 1)}, steps=3, resume=True)
