@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import onnxruntime
@@ -21,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from facepurify import Purifier
+from facepurify.bench.latency import median_times
 from facepurify.files import atomic_path
 from facepurify.train.selector import PublishedSelector
 
@@ -46,19 +45,6 @@ class PublishedPin(torch.nn.Module):
             kept = self.eigenfaces * mask
             faces.append(self.mean + kept @ (kept.T @ (image - self.mean)))
         return torch.stack(faces)
-
-
-def medians(
-    steps: dict[str, Callable[[np.ndarray], object]], images: np.ndarray, repeats: int
-) -> dict[str, float]:
-    """Median milliseconds an image of each step; the steps take turns."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step(images)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1000 * median(values[1:]) / len(images) for name, values in times.items()}
 
 
 def main() -> None:
@@ -95,7 +81,10 @@ def main() -> None:
     record: dict[str, dict[str, float]] = {}
     for batch, repeats in ((1, 50), (32, 7)):
         images = np.random.default_rng(0).integers(0, 256, (batch, 112, 112, 3), dtype=np.uint8)
-        times = medians(steps, images, repeats)
+        times = {
+            name: 1000 * seconds / batch
+            for name, seconds in median_times(steps, images, repeats).items()
+        }
         record[str(batch)] = times
         print(f"batch {batch}, milliseconds an image, one thread")
         for name, value in times.items():

@@ -112,10 +112,13 @@ class Steps:
         self._cache = cache
         self._progress = progress
         self._seed = seed
-        self._judging = source_digest("*.py", "bench/defences.py", "bench/recognizers.py")
+        defending = ("*.py", "bench/defences.py", "bench/baselines.py", "bench/conversion.py")
+        self._judging = source_digest(*defending, "bench/recognizers.py")
         self._met: set[str] = set()
-        self._adapting = source_digest("bench/adaptive.py", "bench/defences.py", "*.py")
-        self._attacking = source_digest("bench/attacks/*.py", "bench/recognizers.py")
+        self._adapting = source_digest(*defending, "bench/adaptive.py")
+        self._attacking = source_digest(
+            "bench/attacks/*.py", "bench/recognizers.py", "bench/conversion.py"
+        )
 
     def phase(self, text: str) -> None:
         """Say in the progress bar what is being done now."""

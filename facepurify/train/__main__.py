@@ -1,4 +1,4 @@
-"""``python -m facepurify.train``: eigenfaces, attacks, pin, export, choose, recognizer."""
+"""``python -m facepurify.train COMMAND``: each step from faces to a shipped model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
-from facepurify.train.export import MASKS, export_purifier, suspicion_threshold
+from facepurify.train.export import (
+    MASKS,
+    export_projection,
+    export_purifier,
+    suspicion_threshold,
+)
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.pin import SELECTORS, PinNet
@@ -107,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     _pin_model(sub)
     sub.add_argument("-o", "--out", default="pin.onnx")
     _publishing(sub, "pin")
+
+    sub = command("project", _project, "write a fixed projection as ONNX, to compare with")
+    sub.add_argument("--eigenfaces", default="eigenfaces.npz")
+    sub.add_argument("--luma", type=int, default=600, help="luma eigenfaces")
+    sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces")
+    sub.add_argument("-o", "--out", default="fixed.onnx")
 
     sub = command("choose", _choose, "clean cost against strength on held-out training faces")
     faces(sub)
@@ -213,6 +224,13 @@ def _export(options: argparse.Namespace) -> None:
         f"wrote {options.out}: {size} bytes, largest difference to torch {difference:.2g}, "
         f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
     )
+
+
+def _project(options: argparse.Namespace) -> None:
+    export_projection(
+        Basis.load(options.eigenfaces).first(options.luma, options.chroma), options.out
+    )
+    print(f"wrote {options.out}")
 
 
 def _choose(options: argparse.Namespace) -> None:

@@ -16,10 +16,19 @@ from torch import Tensor, nn
 from facepurify.errors import ModelContractError
 from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
+from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
 
-__all__ = ["MASKS", "Masked", "export_purifier", "suspicion_threshold", "to_onnx"]
+__all__ = [
+    "MASKS",
+    "Masked",
+    "export_projection",
+    "export_purifier",
+    "suspicion_threshold",
+    "to_onnx",
+]
 
 OPSET = 18
 PARITY = 2e-3
@@ -95,6 +104,24 @@ def export_purifier(net: PinNet, path: str | Path) -> float:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return worst
+
+
+class _Projection(nn.Module):
+    def __init__(self, basis: Basis) -> None:
+        super().__init__()
+        self.space = ImmuneSpace(basis)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.space.decode(self.space.encode(image))
+
+
+def export_projection(basis: Basis, path: str | Path) -> None:
+    """Writes the plain projection onto all eigenfaces of ``basis``, to compare selections with."""
+    example = (torch.full((2, 3, 112, 112), 0.5),)
+    model = to_onnx(_Projection(basis), example, ["image"], ["purified"])
+    _halve(model)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def suspicion_threshold(path: str | Path, faces: FaceSet) -> float:

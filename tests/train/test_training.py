@@ -19,6 +19,7 @@ from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_pin import PinRecipe, corrupt, fit_pin
+from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet, expected_loss, sparsity_weight
 from facepurify.weights import read_manifest
 
@@ -131,6 +132,7 @@ def test_commands_from_faces_to_a_purifier(
         ["attacks", *data, *guides, "--count", "8"],
         ["pin", *guides, *sizes, "--steps", "3", "--batch", "4", "--sparsity", "10"],
         ["pin", *guides, *sizes, *again, "--steps", "2", "--sparsity", "10"],
+        ["project", *sizes, "-o", "fixed.onnx"],
         ["export", *data, *sizes, "--run", "runs/more", "--publish", "models", *origin],
     )
     for arguments in steps:
@@ -143,6 +145,11 @@ def test_commands_from_faces_to_a_purifier(
     purifier = Purifier("pin.onnx")
     assert purifier.info.masks == ("expected", "fixed", "sampled")
     assert purifier.info.K == 30
+
+    space = ImmuneSpace(Basis.load("eigenfaces.npz").first(20, 10))
+    image = np.full((1, 3, 112, 112), 0.4, np.float32)
+    projected = space.decode(space.encode(torch.from_numpy(image))).numpy()
+    assert np.allclose(Purifier("fixed.onnx").purify_canonical(image).images, projected, atol=2e-3)
 
     # The exported graph is the network, in every mask.
     net = PinNet(Basis.load("eigenfaces.npz").first(20, 10))
