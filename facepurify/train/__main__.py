@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     faces(sub)
     sub.add_argument("--luma", type=int, default=1500, help="luma eigenfaces")
     sub.add_argument("--chroma", type=int, default=400, help="chroma eigenfaces")
-    sub.add_argument("--luma-zone", type=int, default=2816, help="luma DCT frequencies")
-    sub.add_argument("--chroma-zone", type=int, default=512, help="frequencies of Cb, as of Cr")
+    sub.add_argument("--luma-zone", type=int, default=2048, help="luma DCT frequencies")
+    sub.add_argument("--chroma-zone", type=int, default=400, help="frequencies of Cb, as of Cr")
     sub.add_argument("--study", metavar="DIR", help="compare with the full float64 basis (slow)")
     sub.add_argument("-o", "--out", default="eigenfaces.npz")
 
@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
-    sub.add_argument("--luma", type=int, default=1500, help="luma eigenfaces to use")
-    sub.add_argument("--chroma", type=int, default=400, help="chroma eigenfaces to use")
+    sub.add_argument("--luma", type=int, default=1200, help="luma eigenfaces to use")
+    sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
     sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
 

@@ -16,7 +16,7 @@ class LightSelector(nn.Module):
         count: K, how many eigenfaces there are to choose from.
     """
 
-    code_size = 256
+    code_size = 128
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class LightSelector(nn.Module):
         self.logits = nn.Linear(self.code_size, count)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 3, 112, 112] in [0, 1] to the code [N, 256] and logits [N, K]."""
+        """[N, 3, 112, 112] in [0, 1] to the code [N, 128] and logits [N, K]."""
         code = self.encoder(x * 2 - 1)
         return code, self.logits(code)
 
