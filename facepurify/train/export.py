@@ -157,6 +157,12 @@ def to_onnx(
     if program is None:
         raise ModelContractError("expected an ONNX program, torch exported none")
     model = program.model_proto
+    # The exporter notes where each operator comes from, with paths of the machine it ran on.
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for part in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]
     for node in model.graph.node:
         if node.op_type == "Reshape":
             # Drops `allowzero`: no shape has a zero, and converters back to torch refuse it.

@@ -142,6 +142,8 @@ def test_commands_from_faces_to_a_purifier(
     assert entry.path.read_bytes() == Path("pin.onnx").read_bytes()
     assert entry.score_threshold is not None
     assert 0 < entry.score_threshold < 1
+    exported = Path("pin.onnx").read_bytes()
+    assert not any(trace in exported for trace in (b"site-packages", b"facepurify/train", b"File "))
     purifier = Purifier("pin.onnx")
     assert purifier.info.masks == ("expected", "fixed", "sampled")
     assert purifier.info.K == 30
