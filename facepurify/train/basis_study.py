@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-from tqdm import tqdm
+import torch
 
 from facepurify.files import atomic_path
 from facepurify.train.basis import RGB_TO_YCC, SIZE, Basis, dct_matrix
@@ -18,29 +17,23 @@ __all__ = ["full_basis", "luma_eigenfaces", "study_basis"]
 
 COUNTS = (100, 200, 400, 600, 800, 1000, 1200, 1500)
 PIXELS = SIZE * SIZE
+OVERSAMPLING, POWER_ITERATIONS = 100, 4
 Doubles = npt.NDArray[np.float64]
 
 
 def full_basis(faces: FaceSet, count: int) -> tuple[Doubles, Doubles]:
     """The reference: mean [12544] and eigenfaces [12544, count] of the luma, every pixel, float64.
 
-    Nothing is truncated, mirrored or rounded; 12,544 squared numbers of covariance (1.3 GB).
+    Nothing is truncated, mirrored or rounded. By randomised SVD with power iterations (Halko et
+    al., arXiv 0909.4061), all faces in memory: 2 GB for 20,000.
     """
-    total, product, seen = np.zeros(PIXELS), np.zeros((PIXELS, PIXELS)), 0
-    for images in tqdm(
-        faces.batches(faces.training, 1000), desc="full covariance", unit="batch",
-        total=-(-len(faces.training) // 1000),
-    ):  # fmt: skip
-        rows = _luma(images)
-        total += rows.sum(axis=0)
-        product += rows.T @ rows
-        seen += len(rows)
-    mean = total / seen
-    product /= seen
-    product -= np.outer(mean, mean)
-    wanted = [PIXELS - count, PIXELS - 1]
-    vectors = scipy.linalg.eigh(product, subset_by_index=wanted, overwrite_a=True)[1]
-    return mean, vectors[:, ::-1]
+    rows = _luma(faces.images[faces.training])
+    mean: Doubles = rows.mean(axis=0)
+    rows -= mean
+    spare = min(count + OVERSAMPLING, *rows.shape)
+    vectors = torch.svd_lowrank(torch.from_numpy(rows), q=spare, niter=POWER_ITERATIONS)[2]
+    eigenfaces: Doubles = vectors[:, :count].numpy()
+    return mean, eigenfaces
 
 
 def luma_eigenfaces(basis: Basis, count: int) -> tuple[Doubles, Doubles]:

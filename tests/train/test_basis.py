@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facepurify.errors import DataError
+from facepurify.train import basis_study
 from facepurify.train.basis import RGB_TO_YCC, Basis, fit_basis, frequency_energy, zone
-from facepurify.train.basis_study import luma_eigenfaces, study_basis
+from facepurify.train.basis_study import full_basis, luma_eigenfaces, study_basis
 from facepurify.train.faces import FaceSet
 
 
@@ -93,18 +95,7 @@ def test_zone_prefers_energy() -> None:
 def test_study_compares_with_the_full_basis(
     basis: Basis, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
-    import facepurify.train.basis_study as module
-
-    # The full basis takes minutes; a projection onto all that these faces span stands in for it.
-    def span(faces: FaceSet, count: int) -> tuple[np.ndarray, np.ndarray]:
-        luma = module._luma(faces.images[faces.training])
-        vectors = np.linalg.svd(luma - luma.mean(axis=0), full_matrices=False)[2]
-        return luma.mean(axis=0), vectors[:count].T
-
-    monkeypatch.setattr(module, "full_basis", span)
-    monkeypatch.setattr(module, "COUNTS", (5, 20))
+    monkeypatch.setattr(basis_study, "COUNTS", (5, 20))
     study_basis(basis, faces, tmp_path)
     rows = json.loads((tmp_path / "basis.json").read_text())
     for name in ("full, float64", "shipped"):
@@ -112,3 +103,11 @@ def test_study_compares_with_the_full_basis(
         assert kept[0] < kept[1] < 1
         assert error[0] > error[1] > 0
     assert (tmp_path / "basis.png").stat().st_size > 5000
+
+
+def test_the_full_basis_is_that_of_a_float64_svd(faces: FaceSet) -> None:
+    mean, eigenfaces = full_basis(faces, 10)
+    luma = ((faces.images[faces.training] / 255) @ RGB_TO_YCC[0]).reshape(len(faces.training), -1)
+    assert np.allclose(mean, luma.mean(axis=0))
+    expected = np.linalg.svd(luma - luma.mean(axis=0), full_matrices=False)[2][:10]
+    assert np.allclose(np.abs(np.sum(eigenfaces.T * expected, axis=1)), 1, atol=1e-6)
