@@ -234,9 +234,10 @@ def _project(options: argparse.Namespace) -> None:
 
 
 def _choose(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache)
     trials = [
         held_out_trial(
-            load_faces(options.data, options.cache),
+            faces,
             guide,
             pairs=options.pairs,
             attacked=options.attacked,

@@ -28,6 +28,7 @@ __all__ = [
     "export_purifier",
     "suspicion_threshold",
     "to_onnx",
+    "write_checked",
 ]
 
 OPSET = 18
@@ -97,13 +98,22 @@ def export_purifier(net: PinNet, path: str | Path) -> float:
         feed = {"image": image.numpy(), "mask_mode": mode.numpy(), "mask_uniform": uniform.numpy()}
         for one, other in zip(ours, session.run(None, feed), strict=True):
             worst = max(worst, float(np.abs(one.numpy() - other).max()))
-    if not worst <= PARITY:
+    write_checked(data, path, worst, PARITY)
+    return worst
+
+
+def write_checked(data: bytes, path: str | Path, difference: float, limit: float) -> None:
+    """Writes an exported graph that differs from torch by ``difference`` at most.
+
+    Raises:
+        ModelContractError: that is more than ``limit``, or not a number; nothing is written.
+    """
+    if not difference <= limit:
         raise ModelContractError(
-            f"expected torch and ONNX Runtime to agree within {PARITY:.4f}, got {worst:.2g}"
+            f"expected torch and ONNX Runtime to agree within {limit:.4f}, got {difference:.2g}"
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    return worst
 
 
 class _Projection(nn.Module):

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError, ModelContractError
-from facepurify.files import atomic_path
-from facepurify.train.export import to_onnx
+from facepurify.errors import DataError
+from facepurify.train.export import to_onnx, write_checked
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, Stateful
 
@@ -156,12 +155,7 @@ def export_recognizer(net: MobileFace, path: str | Path) -> float:
     with torch.no_grad():
         ours = net(blob).numpy()
     difference = float(np.abs(ours - session.run(None, {"input": blob.numpy()})[0]).max())
-    if not difference <= PARITY:
-        raise ModelContractError(
-            f"expected torch and ONNX Runtime to agree within {PARITY}, got {difference:.2g}"
-        )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    write_checked(data, path, difference, PARITY)
     return difference
 
 
