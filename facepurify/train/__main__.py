@@ -21,11 +21,13 @@ from facepurify.train.export import (
     export_purifier,
     suspicion_threshold,
 )
+from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
-from facepurify.train.recognizer import DistillRecipe, MobileFace, distill, export_recognizer
+from facepurify.train.realign import Landmarks, realign
+from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer
 
 __all__ = ["main"]
 
@@ -69,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--guide", action="append", required=True, metavar="ONNX", help="recognizer; repeat"
         )
+
+    sub = command("realign", _realign, "cut badly cut faces anew, onto the ArcFace template")
+    sub.add_argument("--data", required=True, metavar="DIR", help="face folder")
+    sub.add_argument("--detector", required=True, metavar="ONNX", help="insightface's (SCRFD)")
+    sub.add_argument("-o", "--out", required=True, metavar="DIR")
 
     sub = command("eigenfaces", _eigenfaces, "fit the immune space: luma and chroma eigenfaces")
     faces(sub)
@@ -134,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, default=DistillRecipe.steps)
     sub.add_argument("--batch", type=int, default=DistillRecipe.batch)
     sub.add_argument("--rate", type=float, default=DistillRecipe.rate)
+    sub.add_argument("--identity", type=float, default=DistillRecipe.identity)
     sub.add_argument("--run", default="runs/recognizer", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("-o", "--out", default="recognizer.onnx")
@@ -163,6 +171,11 @@ def _load_guides(options: argparse.Namespace) -> list[Recognizer]:
 def _net(options: argparse.Namespace) -> PinNet:
     basis = Basis.load(options.eigenfaces).first(options.luma, options.chroma)
     return PinNet(basis, options.selector)
+
+
+def _realign(options: argparse.Namespace) -> None:
+    counts = realign(options.data, Landmarks(options.detector), options.out)
+    print(", ".join(f"{count} {what}" for what, count in counts.items()))
 
 
 def _eigenfaces(options: argparse.Namespace) -> None:
@@ -250,10 +263,16 @@ def _choose(options: argparse.Namespace) -> None:
 
 def _recognizer(options: argparse.Namespace) -> None:
     teacher = Recognizer.from_onnx(options.teacher)
-    net = MobileFace(teacher.dim)
-    recipe = DistillRecipe(steps=options.steps, batch=options.batch, rate=options.rate)
+    net = FaceNet(teacher.dim)
+    recipe = DistillRecipe(
+        steps=options.steps, batch=options.batch, rate=options.rate, identity=options.identity
+    )
     faces = load_faces(options.data, options.cache)
-    distill(net, teacher, faces, recipe, options.run, seed=options.seed, resume=options.resume)
+    cosine = distill(
+        net, teacher, faces, recipe, options.run,
+        cache=options.cache, seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    print(f"cosine to the teacher on held-out faces: {cosine:.4f}")
     difference = export_recognizer(net, options.out)
     if options.publish:
         origin = Origin(options.training_data, options.licence)

@@ -59,6 +59,14 @@ class FaceSet:
         """The folder that holds the image: its identity where the set has identities."""
         return str(Path(self.names[index]).parent)
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """[N], a number for each identity that has a folder of its own below its set; else -1."""
+        known = [
+            self.identity(i) if len(Path(n).parts) > 2 else "" for i, n in enumerate(self.names)
+        ]
+        number = {name: i for i, name in enumerate(sorted(set(known) - {""}))}
+        return np.array([number.get(name, -1) for name in known], np.int64)
+
     def batches(
         self, indices: npt.NDArray[np.intp], size: int = 500
     ) -> Iterator[npt.NDArray[np.uint8]]:

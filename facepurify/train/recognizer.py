@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,73 +15,25 @@ from tqdm import tqdm
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError
+from facepurify.files import atomic_path
+from facepurify.train.arcface import ArcFace
 from facepurify.train.export import to_onnx, write_checked
+from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, Stateful
 
-__all__ = ["DistillRecipe", "MobileFace", "distill", "export_recognizer"]
+__all__ = [
+    "DistillRecipe",
+    "augment",
+    "distill",
+    "embed_faces",
+    "export_recognizer",
+    "normalised",
+    "teach",
+]
 
 PARITY = 1e-3
 Floats = npt.NDArray[np.float32]
-
-
-class MobileFace(nn.Module):
-    """Inverted residuals and a global depthwise convolution (after MobileFaceNet, 1804.07573).
-
-    0.6 M parameters. Input as insightface feeds it: [N, 3, 112, 112] RGB,
-    (pixel - 127.5) / 127.5; output [N, d], not normalised.
-    """
-
-    def __init__(self, dim: int = 128) -> None:
-        super().__init__()
-        self.dim = dim
-        layers: list[nn.Module] = [_conv(3, 24, 3, stride=2)]
-        inputs = 24
-        # expansion, channels, blocks, stride of the first
-        for expansion, outputs, blocks, stride in (
-            (3, 48, 1, 2), (2, 48, 3, 1), (4, 96, 1, 2),
-            (2, 96, 5, 1), (4, 128, 1, 2), (2, 128, 2, 1),
-        ):  # fmt: skip
-            for number in range(blocks):
-                layers.append(_Inverted(inputs, outputs, expansion, stride if number == 0 else 1))
-                inputs = outputs
-        self.features = nn.Sequential(*layers, _conv(inputs, 384, 1))
-        self.pool = nn.Sequential(
-            nn.Conv2d(384, 384, 7, groups=384, bias=False), nn.BatchNorm2d(384)
-        )
-        self.embedding = nn.Sequential(
-            nn.Flatten(), nn.Linear(384, dim, bias=False), nn.BatchNorm1d(dim)
-        )
-
-    def forward(self, blob: Tensor) -> Tensor:
-        """Embeddings of normalised pixels."""
-        embedding: Tensor = self.embedding(self.pool(self.features(blob)))
-        return embedding
-
-
-class _Inverted(nn.Module):
-    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.layers = nn.Sequential(
-            _conv(inputs, hidden, 1),
-            _conv(hidden, hidden, 3, stride=stride, groups=hidden),
-            nn.Conv2d(hidden, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.straight = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
-        return x + out if self.straight else out
-
-
-def _conv(inputs: int, outputs: int, side: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
 
 
 @dataclass(frozen=True)
@@ -91,27 +44,44 @@ class DistillRecipe:
         steps: of the optimiser.
         batch: images a step.
         rate: peak learning rate of AdamW, one cosine down to zero.
+        identity: weight of ArcFace's loss, for the faces that have an identity.
     """
 
-    steps: int = 3000
+    steps: int = 5000
     batch: int = 128
     rate: float = 3e-3
+    identity: float = 0.01
 
 
 def distill(
-    net: MobileFace,
+    net: FaceNet,
     teacher: Recognizer,
     faces: FaceSet,
     recipe: DistillRecipe,
     folder: str | Path,
     *,
+    cache: str | Path,
     seed: int = 0,
     resume: bool = False,
-) -> None:
+) -> float:
     """Teaches ``net`` the teacher's embeddings by their cosine, labels or not; in place.
 
     A face is shown as it is or mirrored, shifted by up to 3 pixels and relit; the target is always
-    the teacher's embedding of the face as it is.
+    the teacher's mean embedding of the face as it is and mirrored. ArcFace's loss comes on top
+    for the faces that have an identity.
+
+    Args:
+        net: the student.
+        teacher: any recognizer with embeddings of the same length.
+        faces: those that are not held out are trained on.
+        recipe: how.
+        folder: of the run.
+        cache: a folder for the teacher's embeddings.
+        seed: of the run.
+        resume: go on with the run in ``folder``.
+
+    Returns:
+        Mean cosine between the student's and the teacher's embeddings of the held-out faces.
 
     Raises:
         DataError: the teacher's embeddings have another length.
@@ -121,28 +91,55 @@ def distill(
             f"expected a teacher with embeddings of {net.dim}, got {teacher.dim}: "
             f"build the network with dim={teacher.dim}"
         )
-    targets = torch.from_numpy(_teach(teacher, faces))
+    training = faces.training
+    targets = torch.from_numpy(teach(teacher, faces, cache))
+    labels = torch.from_numpy(faces.labels())
+    head = ArcFace(net.dim, int(labels.max()) + 1)
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(
+        [*net.parameters(), *head.parameters()], lr=recipe.rate, weight_decay=1e-2
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
     )
-    parts: dict[str, Stateful] = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    training = faces.training
+    parts: dict[str, Stateful] = {
+        "net": net, "head": head, "optimizer": optimizer, "schedule": schedule
+    }  # fmt: skip
     for _, generator in (loop := Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)):
-        rows = torch.randint(len(training), (recipe.batch,), generator=generator).numpy()
-        blob = _augment(torch.from_numpy(faces.images[training[rows]]), generator)
+        rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
+        blob = augment(torch.from_numpy(faces.images[rows]), generator)
         embedding = nn.functional.normalize(net(blob))
-        loss = 1 - (embedding * targets[rows]).sum(dim=1).mean()
+        distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
+        identity = head(embedding, labels[rows])
         optimizer.zero_grad()
-        loss.backward()
+        (distance + recipe.identity * identity).backward()
         optimizer.step()
         schedule.step()
-        loop.log(distance=float(loss.detach()))
+        loop.log(distance=float(distance.detach()), identity=float(identity.detach()))
     net.eval()
+    return float(
+        (embed_faces(net, faces, faces.validation) * targets[faces.validation]).sum(1).mean()
+    )
 
 
-def export_recognizer(net: MobileFace, path: str | Path) -> float:
+def embed_faces(net: nn.Module, faces: FaceSet, indices: npt.NDArray[np.intp]) -> Tensor:
+    """Unit embeddings [n, d] of some faces."""
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                nn.functional.normalize(net(normalised(torch.from_numpy(images))))
+                for images in faces.batches(indices, 128)
+            ]
+        )
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 [N, 112, 112, 3] RGB to [N, 3, 112, 112], (pixel - 127.5) / 127.5, channels last."""
+    blob = (images.permute(0, 3, 1, 2).float() - 127.5) / 127.5
+    return blob.contiguous(memory_format=torch.channels_last)
+
+
+def export_recognizer(net: FaceNet, path: str | Path) -> float:
     """Writes an ONNX file that insightface's ArcFaceONNX loads; returns the largest difference.
 
     Raises:
@@ -159,23 +156,33 @@ def export_recognizer(net: MobileFace, path: str | Path) -> float:
     return difference
 
 
-def _teach(teacher: Recognizer, faces: FaceSet) -> Floats:
-    training = faces.training
-    parts = [
-        teacher.embed_numpy(as_batch(images))
+def teach(teacher: Recognizer, faces: FaceSet, cache: str | Path) -> Floats:
+    """The teacher's unit embeddings [N, d]: the mean of each face's as it is and mirrored.
+
+    They are kept in ``cache`` for later runs on the same faces.
+    """
+    digest = hashlib.sha256("\n".join((teacher.sha256, *faces.names)).encode()).hexdigest()
+    path = Path(cache) / f"teacher-{digest[:16]}.npy"
+    if not path.exists():
+        everything = np.arange(len(faces))
+        parts = []
+        total = -(-len(faces) // 256)
         for images in tqdm(
-            faces.batches(training, 256),
-            desc="teacher",
-            unit="batch",
-            total=-(-len(training) // 256),
-        )
-    ]
-    return np.concatenate(parts)
+            faces.batches(everything, 256), desc="teacher", unit="batch", total=total
+        ):
+            both = teacher.embed_numpy(as_batch(images)) + teacher.embed_numpy(
+                as_batch(images[:, :, ::-1])
+            )
+            parts.append(both / np.linalg.norm(both, axis=1, keepdims=True))
+        with atomic_path(path) as temporary:
+            np.save(temporary, np.concatenate(parts))
+    targets: Floats = np.load(path, allow_pickle=False)
+    return targets
 
 
-def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 [N, 112, 112, 3] to normalised [N, 3, 112, 112], channels last."""
-    blob = (images.permute(0, 3, 1, 2).float() - 127.5) / 127.5
+    blob = normalised(images)
     count = len(blob)
     flipped = torch.rand(count, generator=generator) < 0.5
     blob = torch.where(flipped.view(-1, 1, 1, 1), blob.flip(3), blob)
