@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import onnx2torch
 import onnxruntime
 from onnx import helper, numpy_helper
+from onnx2torch.node_converters.reshape import OnnxReshape
 from onnx2torch.node_converters.slice import OnnxSlice
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from typing_extensions import override
 
 __all__ = ["to_torch"]
@@ -29,10 +31,15 @@ def to_torch(model: onnx.ModelProto) -> nn.Module:
     Raises:
         NotImplementedError: onnx2torch lacks an operator; the message names it.
     """
-    net: nn.Module = onnx2torch.convert(_as_opset_17(_folded(model)))
-    for name, module in net.named_children():
+    net: fx.GraphModule = onnx2torch.convert(_as_opset_17(_folded(model)))
+    for node in net.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = net.get_submodule(node.target)
         if isinstance(module, OnnxSlice):
-            setattr(net, name, _Slice())
+            setattr(net, node.target, _Slice())
+        elif isinstance(module, OnnxReshape) and node.args[1].op == "get_attr":
+            setattr(net, node.target, _Reshape(net.get_buffer(node.args[1].target).tolist()))
     return net.eval().requires_grad_(False)
 
 
@@ -67,6 +74,19 @@ def _as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
         if opset.domain == "":
             opset.version = min(opset.version, 17)
     return model
+
+
+class _Reshape(nn.Module):
+    """ONNX's Reshape to a shape that the graph states; onnx2torch's cannot be exported again."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self._shape = tuple(shape)
+
+    @override
+    def forward(self, x: Tensor, shape: Tensor) -> Tensor:
+        # A zero stands for the input's own side.
+        return x.reshape([side or x.shape[axis] for axis, side in enumerate(self._shape)])
 
 
 class _Slice(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -133,6 +134,19 @@ class Recognizer(nn.Module):
         raw = np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
         unit: Floats = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
         return unit
+
+    def trainable(self) -> nn.Module:
+        """A copy of the network to train: [N, 3, 112, 112] RGB, (pixel - 127.5) / 127.5, to [N, d].
+
+        Raises:
+            ModelContractError: the graph normalises pixels itself, so its input is another.
+        """
+        if self._mean != 127.5:
+            raise ModelContractError(
+                f"expected a recognizer of (pixel - 127.5) / 127.5 to train, got {self.name}, "
+                "whose graph begins with a normalisation of its own: export it without"
+            )
+        return copy.deepcopy(self._net).requires_grad_(True)
 
     def _check_parity(self, path: Path) -> None:
         images = np.random.default_rng(0).random((2, 3, SIZE, SIZE), dtype=np.float32)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from facepurify.bench.attacks import FGSM, FeatureTarget
+from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import FacePurifyError
 from facepurify.train.attack_pack import AttackPack, make_pack
@@ -24,10 +26,11 @@ from facepurify.train.export import (
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
+from facepurify.train.mter import MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
-from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer
+from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
 
 __all__ = ["main"]
 
@@ -146,6 +149,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("-o", "--out", default="recognizer.onnx")
     _publishing(sub, "recognizer")
+
+    sub = command("mter", _mter, "harden a recognizer against attacks on its embedding")
+    faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="RUN|ONNX", help="to fine-tune")
+    sub.add_argument(
+        "--teacher", metavar="ONNX", help="whose clean embeddings guide, as --teaching"
+    )
+    sub.add_argument("--purifier", metavar="NAME|ONNX", help="to be attacked and learnt through")
+    mter = MterRecipe()
+    for name in MterRecipe.__dataclass_fields__:
+        value = getattr(mter, name)
+        if name != "fix":
+            sub.add_argument(f"--{name}", type=type(value), default=value)
+    sub.add_argument("--fix", choices=("mter", "adversarial"), default=mter.fix)
+    sub.add_argument("--device", default="cpu", help="of torch")
+    sub.add_argument("--run", default="runs/mter", metavar="DIR")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("-o", "--out", default="recognizer-mter.onnx")
+    _publishing(sub, "recognizer-mter")
     return parser
 
 
@@ -278,6 +300,38 @@ def _recognizer(options: argparse.Namespace) -> None:
         origin = Origin(options.training_data, options.licence)
         publish_recognizer(Path(options.out), Path(options.publish), options.name, origin)
     print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
+
+
+def _mter(options: argparse.Namespace) -> None:
+    net, dim = load_net(options.recognizer)
+    recipe = MterRecipe(
+        **{name: getattr(options, name) for name in MterRecipe.__dataclass_fields__}
+    )
+    faces = load_faces(options.data, options.cache)
+    teacher = None
+    if options.teacher:
+        teacher = torch.from_numpy(
+            teach(Recognizer.from_onnx(options.teacher), faces, options.cache)
+        )
+    purify = None
+    if options.purifier:
+        purify = get_defence(options.purifier).differentiable
+    harden(
+        net.to(options.device), dim, faces, recipe, options.run,
+        teacher=teacher, purify=purify, seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    difference = export_recognizer(net.cpu(), options.out)
+    if options.publish:
+        origin = Origin(options.training_data, options.licence)
+        publish_recognizer(Path(options.out), Path(options.publish), options.name, origin)
+    print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
+    print("held-out faces, FAR 1e-3, feature-target attacks at eps 10:")
+    trial = held_out_trial(
+        faces, Recognizer.from_onnx(options.out), pairs=3000, far=1e-3, eps=10,
+        attacks=(FGSM(), FeatureTarget(steps=10)), seed=options.seed,
+    )  # fmt: skip
+    for what, value in trial.judge(lambda images: images).items():
+        print(f"  {what}: {100 * value:.1f} %")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Trial:
 
     Attributes:
         recognizer: the judge, which was also attacked.
-        threshold: at FAR 1 %, without a purifier.
+        threshold: at the false accept rate asked for, without a purifier.
         genuine: clean probes [N, 3, 112, 112] in [0, 1] and their galleries' embeddings.
         attacked: probes and embeddings for each (attack, goal).
     """
@@ -65,9 +65,27 @@ class Trial:
 
 
 def held_out_trial(
-    faces: FaceSet, recognizer: Recognizer, *, pairs: int = 1000, attacked: int = 200, seed: int = 0
+    faces: FaceSet,
+    recognizer: Recognizer,
+    *,
+    pairs: int = 1000,
+    attacked: int = 200,
+    attacks: Sequence[Attack] = ATTACKS,
+    eps: float = EPS,
+    far: float = 0.01,
+    seed: int = 0,
 ) -> Trial:
     """Draws pairs from held-out identities and attacks some of their probes.
+
+    Args:
+        faces: those that are held out are used.
+        recognizer: the judge; it is also attacked.
+        pairs: clean pairs of each kind.
+        attacked: of those, pairs that are attacked too.
+        attacks: on both goals.
+        eps: their L-infinity strength in grey levels.
+        far: false accept rate at which the threshold lies, from the clean impostor pairs.
+        seed: of the draw and of the attacks.
 
     Raises:
         DataError: fewer than two held-out identities have several images.
@@ -101,18 +119,19 @@ def held_out_trial(
         "impersonation": recognizer.embed_numpy(_pixels(faces, impostor[:, 1])),
     }
     scores = cosine(recognizer.embed_numpy(probes["impersonation"]), galleries["impersonation"])
-    attacks: dict[tuple[str, str], tuple[Floats, Floats]] = {}
-    for attack in tqdm(ATTACKS, desc=f"attacking {recognizer.name}", unit="attack"):
+    results: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    for attack in tqdm(attacks, desc=f"attacking {recognizer.name}", unit="attack"):
         for goal in GOALS:
             victims = galleries[goal][:attacked]
-            attacks[attack.name, goal] = (
-                _attack(recognizer, attack, probes[goal][:attacked], victims, goal, seed), victims
-            )  # fmt: skip
+            results[attack.name, goal] = (
+                _attack(recognizer, attack, probes[goal][:attacked], victims, goal, eps, seed),
+                victims,
+            )
     return Trial(
         recognizer,
-        threshold_at_far(scores, 0.01),
+        threshold_at_far(scores, far),
         (probes["dodging"], galleries["dodging"]),
-        attacks,
+        results,
     )
 
 
@@ -142,7 +161,13 @@ def _pixels(faces: FaceSet, indices: npt.NDArray[np.int_]) -> Floats:
 
 
 def _attack(
-    recognizer: Recognizer, attack: Attack, probes: Floats, victims: Floats, goal: Goal, seed: int
+    recognizer: Recognizer,
+    attack: Attack,
+    probes: Floats,
+    victims: Floats,
+    goal: Goal,
+    eps: float,
+    seed: int,
 ) -> Floats:
     generator = torch.Generator().manual_seed(seed)
     parts = [
@@ -151,7 +176,7 @@ def _attack(
             torch.from_numpy(probes[start : start + 32]),
             torch.from_numpy(victims[start : start + 32]),
             goal,
-            EPS,
+            eps,
             generator=generator,
         ).numpy()
         for start in range(0, len(probes), 32)

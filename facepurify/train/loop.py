@@ -15,8 +15,9 @@ from tqdm import tqdm
 from facepurify.errors import DataError, OutputExistsError
 from facepurify.files import atomic_path
 
-__all__ = ["Loop", "Stateful"]
+__all__ = ["Loop", "Stateful", "restore"]
 
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 100
 
 
@@ -28,6 +29,27 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Any) -> Any:
         """Takes what ``state_dict`` gave."""
+
+
+def restore(folder: str | Path, name: str, part: Stateful) -> None:
+    """Fills one part of a run, such as its network, from the run's checkpoint.
+
+    Raises:
+        DataError: there is no checkpoint, or the part is of another shape.
+    """
+    _restored(Path(folder), {name: part})
+
+
+def _restored(folder: Path, parts: Mapping[str, Stateful]) -> Any:
+    try:
+        state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"expected a checkpoint of this very model in {folder}, got {error}"
+        ) from error
+    return state
 
 
 class Loop:
@@ -75,7 +97,7 @@ class Loop:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def __iter__(self) -> Iterator[tuple[int, torch.Generator]]:
         """Yields (step, generator) for the steps that are left; saves as it goes."""
@@ -111,14 +133,7 @@ class Loop:
         self._draw()
 
     def _load(self) -> None:
-        try:
-            state = torch.load(self._checkpoint, weights_only=True)
-            for name, part in self._parts.items():
-                part.load_state_dict(state["parts"][name])
-        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise DataError(
-                f"expected a checkpoint of this very run in {self._checkpoint}, got {error}"
-            ) from error
+        state = _restored(self.folder, self._parts)
         self._step, self._rows = state["step"], state["rows"]
 
     def _draw(self) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from facepurify.errors import DataError, OptionError
+from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.loop import restore
 from facepurify.train.selector import LightSelector, PublishedSelector
 
 __all__ = ["SELECTORS", "PinNet", "expected_loss", "policy_gradient_loss", "sparsity_weight"]
@@ -46,14 +46,7 @@ class PinNet(nn.Module):
         Raises:
             DataError: there is none, or it is another network's.
         """
-        path = Path(folder) / "checkpoint.pt"
-        try:
-            self.load_state_dict(torch.load(path, weights_only=True)["parts"]["net"])
-        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise DataError(
-                f"expected the checkpoint of a run with the same eigenfaces and selector in "
-                f"{path}, got {error}"
-            ) from error
+        restore(folder, "net", self)
         self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

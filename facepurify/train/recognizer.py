@@ -20,7 +20,7 @@ from facepurify.train.arcface import ArcFace
 from facepurify.train.export import to_onnx, write_checked
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
-from facepurify.train.loop import Loop, Stateful
+from facepurify.train.loop import Loop, Stateful, restore
 
 __all__ = [
     "DistillRecipe",
@@ -139,7 +139,29 @@ def normalised(images: Tensor) -> Tensor:
     return blob.contiguous(memory_format=torch.channels_last)
 
 
-def export_recognizer(net: FaceNet, path: str | Path) -> float:
+def load_net(path: str | Path) -> tuple[nn.Module, int]:
+    """A recognizer to train further, with the length of its embeddings.
+
+    Args:
+        path: a run of ``train recognizer`` (or of what continues one), or an ONNX recognizer,
+            whose normalisations are folded into its convolutions.
+
+    Raises:
+        DataError: the folder holds no run of the default architecture.
+        ModelNotFoundError: there is no such file.
+        ModelContractError: the file is no recognizer that can be trained.
+    """
+    path = Path(path)
+    if path.is_dir():
+        net = FaceNet()
+        restore(path, "net", net)
+        return net, net.dim
+    recognizer = Recognizer.from_onnx(path)
+    trainable = recognizer.trainable()
+    return trainable, recognizer.dim
+
+
+def export_recognizer(net: nn.Module, path: str | Path) -> float:
     """Writes an ONNX file that insightface's ArcFaceONNX loads; returns the largest difference.
 
     Raises:
