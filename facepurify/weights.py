@@ -12,7 +12,15 @@ from typing import Any
 from .errors import ModelChecksumError, ModelContractError, ModelNotFoundError
 from .onnxfile import MAX_BYTES, ModelContract, read_contract
 
-__all__ = ["Manifest", "ManifestEntry", "ModelFile", "read_manifest", "read_model"]
+__all__ = [
+    "Manifest",
+    "ManifestEntry",
+    "ModelFile",
+    "ShippedEntry",
+    "read_manifest",
+    "read_model",
+    "verify_recognizer",
+]
 
 _FOLDERS = (
     Path(__file__).parent / "models",  # installed with the package
@@ -23,20 +31,16 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class ManifestEntry:
-    """What the manifest says about one shipped model.
+class ShippedEntry:
+    """What the manifest says about one shipped file; all of it, for a recognizer.
 
     Attributes:
-        name: The name that ``Purifier(name)`` takes.
+        name: The name that it goes by.
         path: The ONNX file.
         card: The model card beside it.
         sha256: Checksum of the file, hexadecimal.
         bytes: Size of the file.
-        method: The published method, such as ``"PIN"``.
         version: Version of the weights.
-        masks: The masks it can run with, its default first; empty without an antibody.
-        score_threshold: Suspicion from which an image is called suspicious (1 % false alarms
-            on held-out clean faces), or None where the model gives no calibrated score.
         training_data: The data sets that the weights were trained on.
         licence: What that allows.
     """
@@ -46,12 +50,25 @@ class ManifestEntry:
     card: Path
     sha256: str
     bytes: int
-    method: str
     version: str
-    masks: tuple[str, ...]
-    score_threshold: float | None
     training_data: tuple[str, ...]
     licence: str
+
+
+@dataclass(frozen=True)
+class ManifestEntry(ShippedEntry):
+    """What the manifest says about one shipped purifier, which ``Purifier(name)`` takes.
+
+    Attributes:
+        method: The published method, such as ``"PIN"``.
+        masks: The masks it can run with, its default first; empty without an antibody.
+        score_threshold: Suspicion from which an image is called suspicious (1 % false alarms
+            on held-out clean faces), or None where the model gives no calibrated score.
+    """
+
+    method: str
+    masks: tuple[str, ...]
+    score_threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -60,11 +77,13 @@ class Manifest:
 
     Attributes:
         default: Name of the recommended model.
-        models: The entries by name.
+        models: The purifiers by name.
+        recognizers: The recognizers to measure with, by name.
     """
 
     default: str
     models: dict[str, ManifestEntry]
+    recognizers: dict[str, ShippedEntry]
 
 
 @dataclass(frozen=True)
@@ -111,11 +130,15 @@ def read_manifest(folder: Path | None = None) -> Manifest:
         if data["schema"] != _SCHEMA:
             raise ValueError(f"expected schema {_SCHEMA}, got {data['schema']!r}")
         models = {name: _entry(name, fields, folder) for name, fields in data["models"].items()}
+        recognizers = {
+            name: ShippedEntry(**_shipped(name, fields, folder))
+            for name, fields in data.get("recognizers", {}).items()
+        }
         if data["default"] not in models:
             raise ValueError(f"expected the default among the models, got {data['default']!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelContractError(f"{path} is malformed: {error!r}; reinstall facepurify") from error
-    return Manifest(data["default"], models)
+    return Manifest(data["default"], models, recognizers)
 
 
 def read_model(model: str | os.PathLike[str] | None = None) -> ModelFile:
@@ -146,41 +169,77 @@ def read_model(model: str | os.PathLike[str] | None = None) -> ModelFile:
             f"or a path that ends in .onnx, got {name!r}"
         )
     entry = manifest.models[name]
-    content = _read_bounded(entry.path, MAX_BYTES, f"the model {name}")
-    digest = hashlib.sha256(content).hexdigest()
-    if len(content) != entry.bytes or digest != entry.sha256:
-        raise ModelChecksumError(
-            f"expected {entry.path} to have {entry.bytes} bytes and sha256 {entry.sha256}, got "
-            f"{len(content)} bytes and {digest}; the file was altered, reinstall facepurify"
-        )
+    content = _read_shipped(entry, f"the model {name}")
     contract = read_contract(content)
     if set(entry.masks) != set(contract.masks):
         raise ModelContractError(
             f"expected {entry.path} to have the masks {entry.masks} of its manifest, "
             f"got {contract.masks}"
         )
-    return ModelFile(name, entry.path, content, digest, contract, entry)
+    return ModelFile(name, entry.path, content, entry.sha256, contract, entry)
+
+
+def verify_recognizer(name: str) -> ShippedEntry:
+    """Find a shipped recognizer and check the bytes of its file.
+
+    Args:
+        name: Of a recognizer in the manifest.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        ModelNotFoundError: No such name or file.
+        ModelChecksumError: The file differs from the manifest.
+        ModelContractError: The file is larger than any model may be.
+    """
+    recognizers = read_manifest().recognizers
+    if name not in recognizers:
+        known = ", ".join(recognizers) or "(none)"
+        raise ModelNotFoundError(f"expected one of the shipped recognizers {known}, got {name!r}")
+    entry = recognizers[name]
+    _read_shipped(entry, f"the recognizer {name}")
+    return entry
+
+
+def _read_shipped(entry: ShippedEntry, what: str) -> bytes:
+    """Read a shipped file once, and check its bytes."""
+    content = _read_bounded(entry.path, MAX_BYTES, what)
+    digest = hashlib.sha256(content).hexdigest()
+    if len(content) != entry.bytes or digest != entry.sha256:
+        raise ModelChecksumError(
+            f"expected {entry.path} to have {entry.bytes} bytes and sha256 {entry.sha256}, got "
+            f"{len(content)} bytes and {digest}; the file was altered, reinstall facepurify"
+        )
+    return content
 
 
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
-    """Read one model of the manifest; whatever is wrong raises a built-in error."""
+    """Read one purifier of the manifest; whatever is wrong raises a built-in error."""
+    threshold = fields["score_threshold"]
+    return ManifestEntry(
+        **_shipped(name, fields, folder),
+        method=str(fields["method"]),
+        masks=tuple(str(mask) for mask in fields["masks"]),
+        score_threshold=None if threshold is None else float(threshold),
+    )
+
+
+def _shipped(name: str, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read what every entry of the manifest has."""
     for key in ("file", "card"):
         if Path(fields[key]).name != fields[key]:
             raise ValueError(f"expected the plain name of a {key}, got {fields[key]!r}")
-    threshold = fields["score_threshold"]
-    return ManifestEntry(
-        name=name,
-        path=folder / fields["file"],
-        card=folder / fields["card"],
-        sha256=str(fields["sha256"]),
-        bytes=int(fields["bytes"]),
-        method=str(fields["method"]),
-        version=str(fields["version"]),
-        masks=tuple(str(mask) for mask in fields["masks"]),
-        score_threshold=None if threshold is None else float(threshold),
-        training_data=tuple(str(data) for data in fields["training_data"]),
-        licence=str(fields["licence"]),
-    )
+    return {
+        "name": name,
+        "path": folder / fields["file"],
+        "card": folder / fields["card"],
+        "sha256": str(fields["sha256"]),
+        "bytes": int(fields["bytes"]),
+        "version": str(fields["version"]),
+        "training_data": tuple(str(data) for data in fields["training_data"]),
+        "licence": str(fields["licence"]),
+    }
 
 
 def _read_bounded(path: Path, limit: int, what: str) -> bytes:

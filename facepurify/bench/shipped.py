@@ -1,39 +1,44 @@
-"""The reference recognizer that the package ships for the run without arguments."""
+"""The reference recognizers that the package ships, to measure with where no other is named."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
-from facepurify.errors import ModelChecksumError, ModelNotFoundError, OptionError
-from facepurify.weights import read_manifest
+from facepurify.errors import ModelNotFoundError, OptionError
+from facepurify.weights import verify_recognizer
 
-__all__ = ["shipped_recognizer"]
+__all__ = ["find_recognizer", "shipped_recognizer"]
 
 
-def shipped_recognizer() -> Path:
-    """Return the file of the shipped recognizer, after its checksum held.
+def shipped_recognizer(name: str = "recognizer") -> Path:
+    """Return the file of a shipped recognizer, after its checksum held.
+
+    Args:
+        name: In the manifest.
 
     Raises:
-        OptionError: If none is shipped.
+        OptionError: If none of that name is shipped.
         ModelChecksumError: If its file is not the one that the manifest describes.
     """
     try:
-        manifest = read_manifest()
-        folder = manifest.models[manifest.default].path.parent
-        entries = json.loads((folder / "manifest.json").read_text("utf-8")).get("recognizers", {})
-        entry = next(iter(entries.values()))
-        path = folder / entry["file"]
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ModelNotFoundError, OSError, StopIteration) as error:
+        return verify_recognizer(name).path
+    except ModelNotFoundError as error:
         raise OptionError(
-            "expected --recognizer FILE.onnx, an ArcFace-style recognizer to attack: "
-            "this installation ships none"
+            "expected a recognizer to attack, FILE.onnx of the ArcFace kind or the name of a "
+            f"shipped one: {error}"
         ) from error
-    if digest != entry["sha256"]:
-        raise ModelChecksumError(
-            f"expected {path} with sha256 {entry['sha256']}, got {digest}; "
-            "the file was altered, reinstall facepurify"
-        )
-    return Path(path)
+
+
+def find_recognizer(recognizer: str) -> Path:
+    """Return the file of a recognizer, by the rule that purifiers are found by.
+
+    Args:
+        recognizer: A path that ends in ``.onnx``, or the name of a shipped one.
+
+    Raises:
+        OptionError: If it is neither.
+        ModelChecksumError: If a shipped file is not the one that the manifest describes.
+    """
+    if recognizer.endswith(".onnx"):
+        return Path(recognizer)
+    return shipped_recognizer(recognizer)

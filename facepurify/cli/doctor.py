@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Literal
@@ -16,7 +16,7 @@ import numpy as np
 from .. import __version__
 from ..errors import FacePurifyError
 from ..purifier import Purifier
-from ..weights import read_manifest, read_model
+from ..weights import ModelFile, ShippedEntry, read_manifest, read_model, verify_recognizer
 from .finding import default_pack
 
 __all__ = ["Check", "add_arguments", "check_all", "run"]
@@ -40,7 +40,8 @@ class Check:
 
     Attributes:
         name: What it is.
-        status: ``"ok"``, ``"warning"`` (it may bite) or ``"broken"`` (purifying fails).
+        status: ``"ok"``, ``"warning"`` (it may bite) or ``"broken"`` (purifying fails, or a
+            shipped file is not the one that was shipped).
         detail: What was found, and what to do about it.
     """
 
@@ -122,25 +123,30 @@ def _check_pack() -> Check:
 
 
 def _check_models() -> Iterator[Check]:
-    """Verify the file of every shipped model, and purify with the recommended one."""
+    """Verify every shipped file, and purify with the recommended model."""
     try:
         manifest = read_manifest()
     except FacePurifyError as error:
         yield Check("models", "broken", str(error))
         return
     for name in manifest.models:
-        try:
-            sha256 = read_model(name).sha256
-        except FacePurifyError as error:
-            yield Check(f"model {name}", "broken", str(error))
-        else:
-            yield Check(f"model {name}", "ok", f"sha256 {sha256}")
+        yield _check_file(f"model {name}", read_model, name)
+    for name in manifest.recognizers:
+        yield _check_file(f"recognizer {name}", verify_recognizer, name)
     try:
         Purifier().purify(np.full((112, 112, 3), 128, np.uint8))
     except FacePurifyError as error:
         yield Check("trial run", "broken", str(error))
     else:
         yield Check("trial run", "ok", f"{manifest.default} purified a crop")
+
+
+def _check_file(label: str, verify: Callable[[str], ModelFile | ShippedEntry], name: str) -> Check:
+    """Verify one shipped file."""
+    try:
+        return Check(label, "ok", f"sha256 {verify(name).sha256}")
+    except FacePurifyError as error:
+        return Check(label, "broken", str(error))
 
 
 def _version(distribution: str) -> str | None:

@@ -1,12 +1,13 @@
-"""``python -m facepurify models``: list the shipped models, or verify their files."""
+"""``python -m facepurify models``: list the shipped purifiers, or verify every shipped file."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from ..errors import FacePurifyError
-from ..weights import read_manifest, read_model
+from ..weights import ModelFile, ShippedEntry, read_manifest, read_model, verify_recognizer
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["list", "verify"],
         default="list",
-        help="list them (default), or verify checksum and contract of each file",
+        help="list the purifiers (default), or verify their checksums and contracts and the "
+        "checksums of the recognizers",
     )
 
 
@@ -46,13 +48,23 @@ def _list() -> int:
 
 
 def _verify() -> int:
-    broken = 0
-    for name in read_manifest().models:
-        try:
-            model = read_model(name)
-        except FacePurifyError as error:
-            broken += 1
-            print(f"{name}: {error}", file=sys.stderr)
-        else:
-            print(f"{name}: ok, sha256 {model.sha256}")
-    return 1 if broken else 0
+    manifest = read_manifest()
+    verified = [
+        *[_verifies(name, read_model, name) for name in manifest.models],
+        *[
+            _verifies(f"recognizer {name}", verify_recognizer, name)
+            for name in manifest.recognizers
+        ],
+    ]
+    return 0 if all(verified) else 1
+
+
+def _verifies(label: str, verify: Callable[[str], ModelFile | ShippedEntry], name: str) -> bool:
+    """Verify one shipped file, and say what came of it."""
+    try:
+        found = verify(name)
+    except FacePurifyError as error:
+        print(f"{label}: {error}", file=sys.stderr)
+        return False
+    print(f"{label}: ok, sha256 {found.sha256}")
+    return True
