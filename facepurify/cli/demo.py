@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import require
 from ..geometry import align
 from ..imagefiles import read_image, write_image
+from ..purifier import Purifier
 from ..samples import sample_faces
 from .jobs import check_free
+from .likeness import Likeness
 from .options import add_purifier_options, purifier_of
 from .sheet import Panel, draw_sheet, panels_of
 
 __all__ = ["add_arguments", "run"]
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 _NOISE = 8  # standard deviation, grey levels
 _QUALITY = 15  # of the JPEG
+_EPS = 8  # of the attack, grey levels
+_STEPS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the sheet to write (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a sheet that exists")
+    parser.add_argument(
+        "--attack",
+        action="store_true",
+        help="attack the shipped recognizer instead of compressing (needs facepurify[bench])",
+    )
     add_purifier_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Purify the sample faces as they are, with noise and with JPEG artefacts.
+    """Purify the sample faces as they are, with noise, and compressed or attacked.
 
     Returns:
         The exit status, 0.
@@ -47,27 +59,85 @@ def run(args: argparse.Namespace) -> int:
     check_free(args.output, args.overwrite)
     crops = [align(read_image(face.path).pixels, face.landmarks) for face in sample_faces()]
     purifier = purifier_of(args)
+    likeness = Likeness()
+    own = likeness.embed(crops)
     rng = np.random.default_rng(0)
-    kinds = ["as it is", f"Gaussian noise, sigma {_NOISE}", f"JPEG, quality {_QUALITY}"]
-    variants = [crops, [_noisy(crop, rng) for crop in crops], [_recoded(crop) for crop in crops]]
-    columns = [purifier.inspect(variant, seed=0) for variant in variants]
-    rows: list[list[Panel]] = [
-        [panel for inspection in row for panel in panels_of(inspection)]
-        for row in zip(*columns, strict=True)
+    noisy = [_noisy(crop, rng) for crop in crops]
+    groups = [
+        _group("as it is", crops, own, "itself", purifier, likeness),
+        _group(f"Gaussian noise, sigma {_NOISE}", noisy, own, "itself", purifier, likeness),
     ]
+    if args.attack:
+        # Each face is to be taken for the next one on the sheet.
+        victims = np.roll(own, -1, axis=0)
+        name = f"PGD-{_STEPS}, {_EPS}/255"
+        attacked = _attacked(crops, victims, likeness.path)
+        groups.append(_group(name, attacked, victims, "victim", purifier, likeness))
+    else:
+        compressed = [_recoded(crop) for crop in crops]
+        name = f"JPEG, quality {_QUALITY}"
+        groups.append(_group(name, compressed, own, "itself", purifier, likeness))
     sheet = draw_sheet(
-        f"What {purifier.info.name} does to {len(rows)} faces",
-        [heading for kind in kinds for heading in (kind, "purified", "removed")],
-        rows,
+        f"What {purifier.info.name} does to {len(crops)} faces",
+        [heading for name, _ in groups for heading in (name, "purified", "removed")],
         [
-            "Removed: mid-grey is nothing; the gain differs from picture to picture.",
-            "Noise and JPEG are no attacks. For those, and for what they do to a recognizer, run "
+            [panel for _, rows in groups for panel in rows[number]]
+            for number in range(len(crops))
+        ],
+        [
+            "Below a purified face: its cosine to a face for the shipped recognizer, before and "
+            "after. Removed: mid-grey is nothing; the gain differs from picture to picture.",
+            "The attacker knows the recognizer and no purifier, and wants each face to be taken for "
+            "the next one. For one who knows both, run python -m facepurify.bench."
+            if args.attack
+            else "Noise and JPEG are no attacks. For one, add --attack; for measurements, run "
             "python -m facepurify.bench.",
         ],
-    )
+    )  # fmt: skip
     write_image(args.output, sheet)
-    print(f"drew {len(rows)} faces on {args.output}")
+    print(f"drew {len(crops)} faces on {args.output}")
     return 0
+
+
+def _group(
+    heading: str,
+    faces: Sequence[Pixels],
+    anchors: Floats,
+    anchor: str,
+    purifier: Purifier,
+    likeness: Likeness,
+) -> tuple[str, list[list[Panel]]]:
+    """Purify faces; three panels of each, with its cosine to an anchor before and after."""
+    inspections = purifier.inspect(list(faces), seed=0)
+    before = (likeness.embed(faces) * anchors).sum(1)
+    after = (likeness.embed([found.purified for found in inspections]) * anchors).sum(1)
+    rows = []
+    for found, was, becomes in zip(inspections, before, after, strict=True):
+        seen, purified, removed = panels_of(found)
+        caption = f"to {anchor} {was:.2f} -> {becomes:.2f}"
+        rows.append([seen, Panel(purified.picture, caption), removed])
+    return heading, rows
+
+
+def _attacked(crops: Sequence[Pixels], victims: Floats, recognizer: Path) -> list[Pixels]:
+    """Impersonate victims by PGD on the recognizer alone."""
+    require("bench", "torch", "onnx", "onnx2torch")
+    import torch
+
+    from ..bench.attacks import PGD
+    from ..bench.recognizers import Recognizer
+
+    images = np.stack(crops)[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    result = PGD(steps=_STEPS)(
+        Recognizer.from_onnx(recognizer).embed,
+        torch.from_numpy(images),
+        torch.from_numpy(victims),
+        "impersonation",
+        _EPS,
+        generator=torch.Generator().manual_seed(0),
+    )
+    levels = np.rint(result.numpy() * 255).astype(np.uint8)
+    return list(np.ascontiguousarray(levels.transpose(0, 2, 3, 1)[..., ::-1]))
 
 
 def _noisy(crop: Pixels, rng: np.random.Generator) -> Pixels:

@@ -109,3 +109,49 @@ def test_demo(run, tiny_model, tmp_path, monkeypatch):
     assert run("demo", "--model", tiny_model)[0] == 1
     assert run("demo", "--model", tiny_model, "--overwrite")[0] == 0
     np.testing.assert_array_equal(read_image(tmp_path / "facepurify-demo.png").pixels, first)
+
+
+def test_demo_attacks_the_shipped_recognizer(run, tiny_model, tmp_path, monkeypatch):
+    pytest.importorskip("insightface", reason="needs insightface's bundled photos")
+    pytest.importorskip("onnx2torch", reason="the attack needs facepurify[bench]")
+    from facepurify.cli import demo
+
+    cosines = []
+
+    class Watched(demo.Likeness):
+        def embed(self, crops):
+            cosines.append(super().embed(crops))
+            return cosines[-1]
+
+    monkeypatch.setattr(demo, "Likeness", Watched)
+    assert run("demo", "--attack", "--model", tiny_model, "-o", tmp_path / "sheet.png")[0] == 0
+    own, *_, attacked, _ = cosines
+    # Before any purifier, every face is now far nearer to its victim than it was.
+    victims = np.roll(own, -1, axis=0)
+    assert ((attacked * victims).sum(1) > (own * victims).sum(1) + 0.2).all()
+
+
+def test_demo_without_torch_names_the_extra(run, tiny_model, tmp_path, monkeypatch):
+    pytest.importorskip("insightface", reason="needs insightface's bundled photos")
+    from facepurify import extras
+
+    found = extras.importlib.util.find_spec
+    monkeypatch.setattr(
+        extras.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    status, _, err = run("demo", "--attack", "--model", tiny_model, "-o", tmp_path / "sheet.png")
+    assert status == 1
+    assert "facepurify[bench]" in err
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_likeness_is_that_of_the_benchmark():
+    pytest.importorskip("onnx2torch", reason="needs facepurify[bench]")
+    from facepurify.bench.recognizers import Recognizer
+    from facepurify.cli.likeness import Likeness
+
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
+    likeness = Likeness()
+    images = crops[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    expected = Recognizer.from_onnx(likeness.path).embed_numpy(images)
+    np.testing.assert_allclose(likeness.embed(crops), expected, atol=1e-5)
