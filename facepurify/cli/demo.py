@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         [
             "Below a purified face: its cosine to a face for the shipped recognizer, before and "
             "after. Removed: mid-grey is nothing; the gain differs from picture to picture.",
-            "The attacker knows the recognizer and no purifier, and wants each face to be taken for "
+            "The attacker knows the recognizer and no purifier; each face is to be taken for "
             "the next one. For one who knows both, run python -m facepurify.bench."
             if args.attack
             else "Noise and JPEG are no attacks. For one, add --attack; for measurements, run "
