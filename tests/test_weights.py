@@ -15,7 +15,7 @@ from facepurify.errors import (
     ModelContractError,
     ModelNotFoundError,
 )
-from facepurify.weights import read_manifest, read_model
+from facepurify.weights import read_manifest, read_model, verify_recognizer
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -141,6 +141,18 @@ def test_malformed_entry(folder: Path, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "entry", [{"file": "../plain.onnx"}, {"bytes": "many"}, {"licence": None, "version": 1}, []]
+)
+def test_malformed_recognizer(folder: Path, entry: object) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["recognizers"] = {"plain": entry}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ModelContractError, match="malformed"):
+        read_manifest()
+
+
+@pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "default": "x", "models": {}}', "\xff"]
 )
 def test_malformed_manifest(tmp_path: Path, text: str) -> None:
@@ -180,3 +192,9 @@ class TestShipped:
         )
         (plain,) = session.run(["purified"], {"image": batch})
         np.testing.assert_allclose(plain, expected.images, atol=1e-6)
+
+    @pytest.mark.parametrize("name", read_manifest(MODELS).recognizers if MODELS.is_dir() else [])
+    def test_recognizers_are_what_the_manifest_says(self, name: str) -> None:
+        entry = verify_recognizer(name)
+        assert entry == read_manifest(MODELS).recognizers[name]
+        assert entry.card.is_file()

@@ -26,7 +26,7 @@ from facepurify.bench.attacks import APGD, FGSM, GOALS, PGD, Attack, Goal, Norm
 from facepurify.bench.attacks.base import NORMS
 from facepurify.bench.defences import Defence
 from facepurify.bench.judge import FAR, STRICT_FAR, Attacked, Judge, View
-from facepurify.bench.pairs import Pairs
+from facepurify.bench.pairs import Pairs, choose
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.results import (
     ADAPTIVE,
@@ -139,8 +139,8 @@ class Evaluation:
         self._undefended = undefended
         self._plain: dict[str, _Floats] = {}
         self._chosen: dict[Goal, _Indices] = {
-            "dodging": _choose(pairs.genuine, protocol.limit, protocol.seed),
-            "impersonation": _choose(pairs.impostor, protocol.limit, protocol.seed),
+            "dodging": choose(pairs.genuine, protocol.limit, protocol.seed),
+            "impersonation": choose(pairs.impostor, protocol.limit, protocol.seed),
         }
 
     def run(self, recognizers: Sequence[Recognizer], defences: Sequence[Defence]) -> Measured:
@@ -299,8 +299,3 @@ class Evaluation:
     def _faces(self, pairs: _Indices, gallery: _Floats) -> Faces:
         probes, references = pairs.T
         return Faces(self._pairs.images[probes], gallery[references])
-
-
-def _choose(pairs: _Indices, limit: int, seed: int) -> _Indices:
-    """Draw pairs so that a larger limit keeps the smaller one's and adds to them."""
-    return pairs[np.random.default_rng(seed).permutation(len(pairs))[:limit]]

@@ -23,7 +23,7 @@ from facepurify.errors import DataError, ImageError, ImageFileError
 from facepurify.imagefiles import SUFFIXES, read_image
 from facepurify.imageheaders import read_header
 
-__all__ = ["Pairs", "load_pairs", "read_bin", "read_identities", "read_lfw"]
+__all__ = ["Pairs", "choose", "load_pairs", "read_bin", "read_identities", "read_lfw"]
 
 SIDE = 112
 FOLDS = 10
@@ -98,6 +98,16 @@ class Pairs:
         return digest(
             self.images, self.genuine, self.impostor, self.genuine_folds, self.impostor_folds
         )
+
+
+def choose(pairs: _Indices, limit: int, seed: int) -> _Indices:
+    """Draw some of the pairs [N, 2], so that a larger limit keeps a smaller one's and adds to them.
+
+    >>> pairs = np.arange(10).reshape(5, 2)
+    >>> bool((choose(pairs, 4, 0)[:2] == choose(pairs, 2, 0)).all())
+    True
+    """
+    return pairs[np.random.default_rng(seed).permutation(len(pairs))[:limit]]
 
 
 def load_pairs(data: Path, pairs_file: Path | None, *, seed: int) -> Pairs:

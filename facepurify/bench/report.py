@@ -13,7 +13,14 @@ from facepurify.bench.summary import both, headlines, interval, lines, percent, 
 from facepurify.errors import OutputError
 from facepurify.files import atomic_path
 
-__all__ = ["SMOKE_NOTE", "render_html", "render_markdown", "render_terminal", "write_report"]
+__all__ = [
+    "SMOKE_NOTE",
+    "render_html",
+    "render_markdown",
+    "render_terminal",
+    "write_report",
+    "write_text",
+]
 
 SMOKE_NOTE = (
     "This is a smoke run on a handful of bundled photos, whose genuine pairs are two altered "
@@ -56,11 +63,20 @@ def write_report(results: Results, folder: Path, sheet: bytes | None = None) -> 
         ("report.md", render_markdown(results)),
         ("report.html", render_html(results, sheet)),
     ):
-        try:
-            with atomic_path(folder / name) as temporary:
-                temporary.write_text(text, "utf-8")
-        except OSError as error:
-            raise OutputError(f"expected to write {folder / name}: {error}") from error
+        write_text(text, folder / name)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a report.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(f"expected to write {path}: {error}") from error
 
 
 def _render(template: str, results: Results, **more: object) -> str:

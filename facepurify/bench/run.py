@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnxruntime
@@ -25,7 +26,7 @@ from facepurify.bench.sheet import draw_sheet
 from facepurify.bench.steps import Steps, to_float
 from facepurify.errors import OptionError
 
-__all__ = ["measure"]
+__all__ = ["Provenance", "check_names", "measure", "provenance"]
 
 SHEET_FACES = 6
 
@@ -59,12 +60,8 @@ def measure(
         OutputError: If finished work cannot be kept.
         AttackError: If an attack cannot run.
     """
-    for kind, names in (
-        ("recognizers", [recognizer.name for recognizer in recognizers]),
-        ("purifiers", [defence.name for defence in defences]),
-    ):
-        if len(set(names)) < len(names):
-            raise OptionError(f"expected {kind} of different names, got {', '.join(names)}")
+    check_names("recognizers", recognizers)
+    check_names("purifiers", defences)
     with Progress() as progress:
         steps = Steps(Cache(out / "cache"), progress, protocol.seed)
         evaluation = Evaluation(pairs, protocol, steps, defences[0])
@@ -75,15 +72,9 @@ def measure(
             sheet = draw_sheet(*evaluation.examples(recognizers[0], SHEET_FACES), defences)
     results = Results(
         schema=SCHEMA,
-        version=facepurify.__version__,
-        code_sha256=source_digest("**/*.py"),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        machine=_machine(),
+        **provenance(pairs),
         smoke=smoke,
         settings=protocol.describe(),
-        data=DataInfo(
-            pairs.name, pairs.sha256, len(pairs.images), len(pairs.genuine), len(pairs.impostor)
-        ),
         recognizers=measured.recognizers,
         defences=tuple(
             DefenceInfo(defence.name, defence.key(), defence.random, defence.gradient)
@@ -94,6 +85,44 @@ def measure(
         latency=tuple(_latency(pairs, recognizers, defences[1:])),
     )
     return results, sheet
+
+
+def check_names(kind: str, things: Iterable[Recognizer | Defence]) -> None:
+    """Refuse two recognizers or two defences of one name, which results could not tell apart.
+
+    Args:
+        kind: What they are called in the message.
+        things: The recognizers or the defences.
+
+    Raises:
+        OptionError: If two have the same name.
+    """
+    names = [thing.name for thing in things]
+    if len(set(names)) < len(names):
+        raise OptionError(f"expected {kind} of different names, got {', '.join(names)}")
+
+
+class Provenance(TypedDict):
+    """On what, with what and where: the fields that every record has."""
+
+    version: str
+    code_sha256: str
+    created: str
+    machine: str
+    data: DataInfo
+
+
+def provenance(pairs: Pairs) -> Provenance:
+    """Return where figures measured now on ``pairs`` come from."""
+    return Provenance(
+        version=facepurify.__version__,
+        code_sha256=source_digest("**/*.py"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=_machine(),
+        data=DataInfo(
+            pairs.name, pairs.sha256, len(pairs.images), len(pairs.genuine), len(pairs.impostor)
+        ),
+    )
 
 
 def _latency(

@@ -7,10 +7,12 @@ from pathlib import Path
 from facepurify.errors import ModelNotFoundError, OptionError
 from facepurify.weights import verify_recognizer
 
-__all__ = ["find_recognizer", "shipped_recognizer"]
+__all__ = ["HARDENED", "RECOGNIZER", "find_recognizer", "shipped_recognizer"]
+
+RECOGNIZER, HARDENED = "recognizer", "recognizer-mter"
 
 
-def shipped_recognizer(name: str = "recognizer") -> Path:
+def shipped_recognizer(name: str = RECOGNIZER) -> Path:
     """Return the file of a shipped recognizer, after its checksum held.
 
     Args:

@@ -6,7 +6,7 @@ what is left of it against the adaptive attacker.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from facepurify.bench.metrics import Rate
@@ -26,6 +26,7 @@ __all__ = [
     "Headline",
     "Line",
     "Worst",
+    "aligned_table",
     "both",
     "headlines",
     "interval",
@@ -123,6 +124,20 @@ def warnings(results: Results) -> list[str]:
         for check in row.checks
         if not check.passed
     ]
+
+
+def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""Write a Markdown table whose columns stand under each other in plain text, too.
+
+    >>> aligned_table(["attack", "eps"], [["fgsm", "8"], ["pgd40", "16"]]).splitlines()[::2]
+    ['| attack | eps |', '| fgsm   | 8   |']
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    cells = [header, ["-" * width for width in widths], *rows]
+    return "".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |\n"
+        for row in cells
+    )
 
 
 def percent(share: float | None) -> str:

@@ -1,16 +1,19 @@
-"""README's table of results, made from the recorded runs.
+"""README's tables of results, made from the recorded runs.
 
-``python -m facepurify.bench table`` writes it between two marks; with ``--check`` it only says
-whether README agrees with the recorded numbers.
+``python -m facepurify.bench table`` writes each between its two marks; with ``--check`` it only
+says whether README agrees with the recorded numbers. The table of the runs must have its marks; the
+hit rates (``hits.json``) and the combinations (``combine.json``) are written where theirs stand.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from facepurify.bench.combine import render_combinations
+from facepurify.bench.hits import read_hits, render_hits
 from facepurify.bench.results import LatencyRow, Results, read_results
 from facepurify.bench.summary import both, headlines, percent
 from facepurify.errors import DataError
@@ -29,6 +32,11 @@ the worst attack in per cent, dodging / impersonation. Time: batch 1 / batch 32,
 recognizer's.
 """
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+# Tables of one record each: the name of file and marks, and what makes the table of the file.
+RECORDS: dict[str, Callable[[Path], str]] = {
+    "hits": lambda path: render_hits(read_hits(path)),
+    "combine": lambda path: render_combinations(read_results(path)),
+}
 
 
 def render_table(runs: Iterable[Results]) -> str:
@@ -44,7 +52,7 @@ def render_table(runs: Iterable[Results]) -> str:
     return HEAD + "".join(rows) + FOOT
 
 
-def replace_table(text: str, table: str) -> str:
+def replace_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     r"""Return ``text`` with what stands between the marks replaced by ``table``.
 
     Raises:
@@ -53,21 +61,22 @@ def replace_table(text: str, table: str) -> str:
     >>> replace_table(f"a {BEGIN} old {END} z", "new\n") == f"a {BEGIN}\nnew\n{END} z"
     True
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise DataError(f"expected the marks {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{table}{END}{after}"
+    before, begins, rest = text.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not (begins and ends) or begin in rest or end in before + after:
+        raise DataError(f"expected the marks {begin} and {end} once each, in this order")
+    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write or check README's table; return the exit status, 1 where the check fails.
+    """Write or check README's tables; return the exit status, 1 where the check fails.
 
     Raises:
-        DataError: If there are no recorded results, or README has no place for them.
+        DataError: If there are no recorded results, or README has no place for them, or a place
+            for a record that there is not.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m facepurify.bench table", description="README's table of results."
+        prog="python -m facepurify.bench table", description="README's tables of results."
     )
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), metavar="FILE")
@@ -75,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         "--check", action="store_true", help="change nothing, say whether it agrees"
     )
     options = parser.parse_args(arguments)
-    files = sorted(options.results.glob("*.json"))
+    files = [path for path in sorted(options.results.glob("*.json")) if path.stem not in RECORDS]
     if not files:
         raise DataError(f"expected recorded runs, there is no .json file in {options.results}")
     try:
@@ -83,6 +92,11 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise DataError(f"expected a README to write to: {error}") from error
     wanted = replace_table(text, render_table(map(read_results, files)))
+    for name, render in RECORDS.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if begin in wanted or end in wanted:
+            table = render(options.results / f"{name}.json")
+            wanted = replace_table(wanted, table, begin, end)
     if options.check:
         agrees = wanted == text
         says = "agrees with" if agrees else "differs from"
@@ -90,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if agrees else 1
     with atomic_path(options.readme) as temporary:
         temporary.write_text(wanted, "utf-8")
-    sys.stdout.write(f"wrote the table of {len(files)} recorded runs into {options.readme}\n")
+    sys.stdout.write(f"wrote the tables of {len(files)} recorded runs into {options.readme}\n")
     return 0
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+from facepurify.bench.hits import HitRecognizer, HitRow, Hits
 from facepurify.bench.metrics import Rate
 from facepurify.bench.results import (
     ADAPTIVE,
@@ -21,7 +26,9 @@ from facepurify.bench.results import (
     Results,
 )
 
-__all__ = ["DEFENCES", "sample_results"]
+__all__ = ["DEFENCES", "sample_combinations", "sample_hits", "sample_results"]
+
+Row = TypeVar("Row", AttackRow, CleanRow, LatencyRow)
 
 DEFENCES = ("none", "jpeg75", "<pin>")
 
@@ -94,3 +101,45 @@ def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Result
 def _outcome(hits: int) -> Outcome:
     rate = Rate.count([True] * hits + [False] * (100 - hits))
     return Outcome(fixed=rate, recalibrated=rate, shift=0.5, distance=None)
+
+
+def sample_combinations(*, failed_check: bool = False) -> Results:
+    """The made-up run on a plain and a hardened recognizer, with one purifier."""
+    run = sample_results(failed_check=failed_check)
+    names = ("tiny", "hard")
+
+    def twice(rows: Sequence[Row]) -> tuple[Row, ...]:
+        kept = [row for row in rows if row.defence != "<pin>"]
+        return tuple(dataclasses.replace(row, recognizer=name) for name in names for row in kept)
+
+    return dataclasses.replace(
+        run,
+        recognizers=tuple(dataclasses.replace(run.recognizers[0], name=name) for name in names),
+        defences=run.defences[:2],
+        clean=twice(run.clean),
+        attacked=twice(run.attacked),
+        latency=twice(run.latency),
+    )
+
+
+def sample_hits() -> Hits:
+    """Two recognizers and two attacks, one of which was not run on the second."""
+    run = sample_results()
+    return Hits(
+        schema=1,
+        version=run.version,
+        code_sha256=run.code_sha256,
+        created=run.created,
+        machine=run.machine,
+        data=run.data,
+        settings={"limit": "4", "seed": "0"},
+        recognizers=(
+            HitRecognizer("plain", "e" * 64, 0.989, 0.004, 0.326, 0.03),
+            HitRecognizer("hard", "f" * 64, 0.981, 0.005, 0.41, 0.05),
+        ),
+        rows=(
+            HitRow("plain", "fast", "FGSM()", "impersonation", 5.0, Rate.count([1, 1, 1, 0])),
+            HitRow("plain", "label-free", "LabelFree()", "dodging", 10.0, Rate.count([1] * 4)),
+            HitRow("hard", "fast", "FGSM()", "impersonation", 5.0, Rate.count([0] * 4)),
+        ),
+    )

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepurify.bench import shipped
+from facepurify import weights
 from facepurify.bench.__main__ import main
 from facepurify.bench.results import read_results
-from facepurify.bench.shipped import shipped_recognizer
+from facepurify.bench.shipped import find_recognizer, shipped_recognizer
 from facepurify.bench.smoke import smoke_pairs
-from facepurify.errors import ModelChecksumError, ModelNotFoundError, OptionError
+from facepurify.errors import ModelChecksumError, OptionError
 from facepurify.samples import sample_faces
 
 
@@ -41,52 +41,61 @@ def test_the_run_without_data(recognizer_files: list[Path], tmp_path: Path, caps
     assert "Smoke run." in (tmp_path / "report.html").read_text("utf-8")
 
 
-class Shipped:
-    """A stand-in for the manifest, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.default = "pin"
-        self.models = {"pin": self}
-        self.path = folder / "pin.onnx"
-
-
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of shipped models with a recognizer."""
-    (tmp_path / "recognizer.onnx").write_bytes(b"a recognizer")
-    sha256 = hashlib.sha256(b"a recognizer").hexdigest()
-    entry = {"file": "recognizer.onnx", "sha256": sha256}
-    manifest = {"schema": 1, "recognizers": {"reference": entry}}
+    """A folder of shipped models with two recognizers."""
+    entries = {}
+    for name in ("recognizer-mter", "recognizer"):
+        content = f"the {name}".encode()
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        entries[name] = {
+            "file": f"{name}.onnx",
+            "card": f"{name}.md",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "version": "0.1.0",
+            "training_data": ["none"],
+            "licence": "Apache-2.0",
+        }
+    purifier = {**entries["recognizer"], "method": "PIN", "masks": [], "score_threshold": None}
+    manifest = {"schema": 1, "default": "pin", "models": {"pin": purifier}, "recognizers": entries}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    monkeypatch.setattr(shipped, "read_manifest", lambda: Shipped(tmp_path))
+    monkeypatch.setattr(weights, "_FOLDERS", (tmp_path,))
     return tmp_path
 
 
-def test_the_shipped_recognizer(models: Path):
+def test_shipped_recognizers_go_by_name(models: Path):
     assert shipped_recognizer() == models / "recognizer.onnx"
+    assert shipped_recognizer("recognizer-mter") == models / "recognizer-mter.onnx"
+
+
+def test_a_recognizer_is_a_name_or_a_path(models: Path):
+    assert find_recognizer("recognizer-mter") == models / "recognizer-mter.onnx"
+    assert find_recognizer("recognizer.onnx") == Path("recognizer.onnx")
+    with pytest.raises(OptionError, match=r"recognizer-mter, recognizer, got 'mine'"):
+        find_recognizer("mine")
 
 
 def test_an_altered_recognizer_is_refused(models: Path):
     (models / "recognizer.onnx").write_bytes(b"another")
     with pytest.raises(ModelChecksumError, match="was altered"):
         shipped_recognizer()
+    assert shipped_recognizer("recognizer-mter").is_file()
 
 
 @pytest.mark.parametrize("missing", ["file", "entry", "section", "manifest"])
-def test_without_a_shipped_recognizer_one_is_asked_for(
-    models: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-):
+def test_without_a_shipped_recognizer_one_is_asked_for(models: Path, missing: str):
+    path = models / "manifest.json"
     if missing == "file":
         (models / "recognizer.onnx").unlink()
-    elif missing == "entry":
-        (models / "manifest.json").write_text('{"schema": 1, "recognizers": {}}', "utf-8")
-    elif missing == "section":
-        (models / "manifest.json").write_text('{"schema": 1}', "utf-8")
+    elif missing == "manifest":
+        path.unlink()
     else:
-
-        def none():
-            raise ModelNotFoundError("no manifest")
-
-        monkeypatch.setattr(shipped, "read_manifest", none)
-    with pytest.raises(OptionError, match="expected --recognizer FILE"):
+        manifest = json.loads(path.read_text("utf-8"))
+        removed = manifest.pop("recognizers")
+        del removed["recognizer"]
+        if missing == "entry":
+            manifest["recognizers"] = removed
+        path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(OptionError, match=r"expected a recognizer to attack, FILE\.onnx"):
         shipped_recognizer()

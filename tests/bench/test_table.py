@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from facepurify.bench.__main__ import main
+from facepurify.bench.combine import render_combinations
+from facepurify.bench.hits import render_hits
+from facepurify.bench.records import write_record
 from facepurify.bench.results import write_results
 from facepurify.bench.table import BEGIN, END, render_table, replace_table
 from facepurify.errors import DataError
-from tests.bench.sample_results import sample_results
+from tests.bench.sample_results import sample_combinations, sample_hits, sample_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +42,52 @@ def test_the_table_is_written_once_and_then_agrees(recorded: list[str], capsys):
 def test_a_row_tells_clean_cost_and_every_attacker():
     row = "| faces, tiny | jpeg75 | 8 | 3.2 | 100 / 100 | 56.0 / 40.0 | 56.0 / 40.0 | 66.0 / 52.0 "
     assert f"{row}| 0.40 / 0.30 |" in render_table([sample_results()]).splitlines()
+
+
+@pytest.fixture
+def with_records(recorded: list[str], tmp_path: Path) -> list[str]:
+    """The same with a run of either other command."""
+    write_record(sample_hits(), tmp_path / "results" / "hits.json")
+    write_results(sample_combinations(), tmp_path / "results" / "combine.json")
+    return recorded
+
+
+def test_records_without_marks_are_left_out(with_records: list[str]):
+    readme = Path(with_records[-1])
+    assert main(with_records) == 0
+    written = readme.read_text("utf-8")
+    assert written == f"# Before\n{BEGIN}\n{render_table([sample_results()])}{END}\nafter\n"
+
+
+def test_records_are_written_between_their_marks(with_records: list[str], capsys):
+    readme = Path(with_records[-1])
+    marks = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("combine", "hits"))
+    with readme.open("a", encoding="utf-8") as file:
+        file.write(marks)
+    assert main([*with_records, "--check"]) == 1
+    assert main(with_records) == 0
+    hits, combinations = render_hits(sample_hits()), render_combinations(sample_combinations())
+    assert readme.read_text("utf-8").endswith(
+        f"after\n<!-- combine:begin -->\n{combinations}<!-- combine:end -->\n"
+        f"<!-- hits:begin -->\n{hits}<!-- hits:end -->\n"
+    )
+    assert main([*with_records, "--check"]) == 0
+    readme.write_text(readme.read_text("utf-8").replace("75.0 [30.1", "70.0 [30.1"), "utf-8")
+    assert main([*with_records, "--check"]) == 1
+
+
+@pytest.mark.parametrize("name", ["hits", "combine"])
+def test_marks_without_a_record_or_a_partner_are_errors(recorded: list[str], name: str, capsys):
+    readme = Path(recorded[-1])
+    text = readme.read_text("utf-8")
+    readme.write_text(f"{text}<!-- {name}:begin --><!-- {name}:end -->", "utf-8")
+    assert main(recorded) == 1
+    assert f"{name}.json" in capsys.readouterr().err
+    write_record(sample_hits(), Path(recorded[2]) / "hits.json")
+    write_results(sample_combinations(), Path(recorded[2]) / "combine.json")
+    readme.write_text(f"{text}<!-- {name}:end -->", "utf-8")
+    assert main(recorded) == 1
+    assert "once each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

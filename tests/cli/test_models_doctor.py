@@ -57,6 +57,54 @@ def test_verify(run, shipped):
     assert (status, out, err) == (0, f"tiny: ok, sha256 {digest}\n", "")
 
 
+@pytest.fixture
+def recognizer(shipped):
+    """A recognizer beside the tiny model; its contract is not a purifier's."""
+    content = b"a recognizer"
+    (shipped / "plain.onnx").write_bytes(content)
+    manifest = json.loads((shipped / "manifest.json").read_text())
+    manifest["recognizers"] = {
+        "plain": {
+            "file": "plain.onnx",
+            "card": "plain.md",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "version": "0.1.0",
+            "training_data": ["actors"],
+            "licence": "research only",
+        }
+    }
+    (shipped / "manifest.json").write_text(json.dumps(manifest))
+    return shipped / "plain.onnx"
+
+
+def test_recognizers_are_verified_too(run, recognizer):
+    digest = hashlib.sha256(b"a recognizer").hexdigest()
+    status, out, err = run("models", "verify")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[1:] == [f"recognizer plain: ok, sha256 {digest}"]
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert f"ok      recognizer plain: sha256 {digest}" in out
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_damaged_recognizers(run, recognizer, damage):
+    if damage == "missing":
+        recognizer.unlink()
+    else:
+        recognizer.write_bytes(b"b recognizer" if damage == "altered" else b"a recognize")
+    status, out, err = run("models", "verify")
+    assert status == 1
+    assert out.startswith("tiny: ok, ")
+    assert out.count("\n") == 1
+    assert err.startswith("recognizer plain: expected ")
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert "broken  recognizer plain: expected " in out
+    assert "ok      trial run" in out
+
+
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
 def test_damaged_models(run, shipped, damage):
     path = shipped / "tiny.onnx"
