@@ -20,7 +20,7 @@ from .errors import ImageFileError, ImageTooLargeError, OutputError
 from .files import atomic_path
 from .imageheaders import ImageHeader, read_header
 
-__all__ = ["SUFFIXES", "DecodedImage", "read_image", "write_image"]
+__all__ = ["SUFFIXES", "DecodedImage", "is_whole", "read_image", "write_image"]
 
 Pixels = NDArray[np.uint8]
 
@@ -85,6 +85,22 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = 100_000_000) -> D
     if decoded is None or decoded.shape[:2] != (header.height, header.width):
         raise ImageFileError(f"{path}: expected a readable {header.format}, got a damaged one")
     return _split(decoded, header)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is a whole image of the format that its suffix names.
+
+    What :func:`write_image` wrote always is, unless the machine lost its power; nothing is
+    decoded.
+
+    Args:
+        path: The file, which may be missing.
+    """
+    path = Path(path)
+    try:
+        return SUFFIXES.get(path.suffix.lower()) == read_header(_read_bytes(path)).format
+    except ImageFileError:
+        return False
 
 
 def write_image(
