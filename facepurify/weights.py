@@ -113,7 +113,14 @@ def read_manifest(folder: Path | None = None) -> Manifest:
         models = {name: _entry(name, fields, folder) for name, fields in data["models"].items()}
         if data["default"] not in models:
             raise ValueError(f"expected the default among the models, got {data['default']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,  # a number beyond every float
+        RecursionError,  # thousands of brackets
+    ) as error:
         raise ModelContractError(f"{path} is malformed: {error!r}; reinstall facepurify") from error
     return Manifest(data["default"], models)
 
@@ -165,9 +172,11 @@ def read_model(model: str | os.PathLike[str] | None = None) -> ModelFile:
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
     """Read one model of the manifest; whatever is wrong raises a built-in error."""
     for key in ("file", "card"):
-        if Path(fields[key]).name != fields[key]:
+        if Path(fields[key]).name != fields[key] or fields[key] in ("", ".."):
             raise ValueError(f"expected the plain name of a {key}, got {fields[key]!r}")
     threshold = fields["score_threshold"]
+    if threshold is not None and not 0 <= threshold <= 1:  # false for NaN too
+        raise ValueError(f"expected a score threshold in [0, 1], got {threshold!r}")
     return ManifestEntry(
         name=name,
         path=folder / fields["file"],
@@ -186,12 +195,20 @@ def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
 def _read_bounded(path: Path, limit: int, what: str) -> bytes:
     """Read a file once, refusing to hold more than ``limit`` bytes of it."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            reason = "no regular file"  # opening a pipe would wait for its other end
+        else:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+            reason = ""
     except OSError as error:
+        reason = str(error.strerror)
+    except ValueError as error:  # a null character in the path
+        reason = str(error)
+    if reason:
         raise ModelNotFoundError(
-            f"expected {what} at {path}: {error.strerror}; check the path, or reinstall facepurify"
-        ) from error
+            f"expected {what} at {path}: {reason}; check the path, or reinstall facepurify"
+        )
     if len(content) > limit:
         raise ModelContractError(f"expected {what} of at most {limit} bytes, {path} is larger")
     return content

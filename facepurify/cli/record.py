@@ -132,7 +132,7 @@ def make_folder(folder: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         noted = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         noted = None
     if not isinstance(noted, dict):
         raise OutputError(f"expected a JSON object in {path}; remove it, and the results with it")
