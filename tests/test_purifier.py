@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -349,6 +351,70 @@ def test_many_threads_share_one(tiny_model: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda pair: sampled.purify(pair[1], seed=pair[0]), enumerate(images)))
     np.testing.assert_array_equal(np.stack(got), np.stack(expected))
+
+
+@pytest.mark.parametrize("inner", [1, 2])
+def test_sixteen_threads_give_what_one_gives(photo: Array, landmarks: Array, inner: int) -> None:
+    crops = noise(5, 112, 112, 3)
+    with Purifier(threads=inner) as purifier:  # the shipped model
+        calls: list[Callable[[], list[Array]]] = [
+            lambda: [purifier.purify(crops[0])],
+            lambda: [purifier.purify(crops)],
+            lambda: purifier.purify([crops[1], crops[2][:50], crops[3][..., 0], crops[4] / 255]),
+            lambda: [purifier.purify(photo, landmarks=landmarks)],
+            lambda: [purifier.inspect(crops[1]).removed],
+            lambda: [found.mask for found in purifier.inspect(crops)],
+        ]
+        expected = [call() for call in calls]
+        start = threading.Barrier(16)
+
+        def work(number: int) -> list[tuple[int, list[Array]]]:
+            start.wait(60)
+            order = [(number + turn) % len(calls) for turn in range(2 * len(calls))]
+            return [(index, calls[index]()) for index in order]
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = [answer for answers in pool.map(work, range(16)) for answer in answers]
+    assert len(answers) == 16 * 2 * len(calls)
+    for index, got in answers:
+        for one, other in zip(got, expected[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_many_purifiers_at_once(tiny_model: Path, invert_model: Path) -> None:
+    image = noise(112, 112, 3)
+    models = [tiny_model, invert_model]
+    expected = [Purifier(model, threads=1).purify(image) for model in models]
+    many = [Purifier(models[number % 2], threads=1) for number in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda purifier: purifier.purify(image), many))
+    for number, purifier in enumerate(many):
+        np.testing.assert_array_equal(got[number], expected[number % 2])
+        purifier.close()
+
+
+def test_closing_while_others_work(tiny_model: Path) -> None:
+    image = noise(112, 112, 3)
+    for _ in range(10):
+        purifier = Purifier(tiny_model, threads=1)
+        expected = purifier.purify(image)
+        start = threading.Barrier(9)
+
+        def work(purifier: Purifier = purifier, start: threading.Barrier = start) -> list[Array]:
+            results = []
+            start.wait(60)
+            with contextlib.suppress(ModelError):
+                while True:
+                    results.append(purifier.purify(image))
+            return results
+
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(work) for _ in range(8)]
+            start.wait(60)
+            purifier.close()
+            for future in futures:
+                for got in future.result():
+                    np.testing.assert_array_equal(got, expected)
 
 
 def test_pickle(tiny_model: Path) -> None:
