@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from facepurify import ImageFileError
+from facepurify.imagefiles import decode_image, encode_image
+from facepurify.onnxfile import read_contract
+from facepurify.runtime import Session
+from facepurify.weights import read_manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +73,60 @@ class TestSoak:
         assert samples
         assert made["other"] == different["other"] > 0
         assert set(different) == {"other"}
+
+
+class TestFuzz:
+    """Hostile files by the thousand."""
+
+    @pytest.mark.parametrize("engine", ["random", "atheris"])
+    def test_seconds(self, tmp_path, engine):
+        if engine == "atheris":
+            pytest.importorskip("atheris", reason="needs atheris")
+        out = tmp_path / "fuzz.json"
+        arguments = ["--minutes", 8 / 60, "--findings", tmp_path / "found", "--out", out]
+        done = run("fuzz", "--engine", engine, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        record = json.loads(out.read_text())
+        assert set(record) == {"image", "manifest", "contract", "model"}
+        assert all(result["inputs"] > 10 for result in record.values())
+        assert list((tmp_path / "found").iterdir()) == []
+
+    @pytest.mark.parametrize("target", ["image", "manifest", "contract", "model"])
+    def test_seeds_are_sound(self, target, tmp_path):
+        fuzz = script("fuzz")
+        for seed in fuzz.seeds(target):
+            if target == "image":
+                assert decode_image(seed).pixels.size
+                assert fuzz.with_checksums(seed) == seed
+            elif target == "manifest" and json.loads(seed)["models"]:
+                (tmp_path / "manifest.json").write_bytes(seed)
+                assert read_manifest(tmp_path).models
+            elif target == "contract":
+                assert read_contract(seed).outputs
+            elif target == "model":
+                image = np.zeros((1, 3, 112, 112), np.float32)
+                (purified,) = Session(seed, threads=1).run(["purified"], {"image": image})
+                assert purified.shape == image.shape
+
+    def test_what_breaks_is_found_and_kept(self, tmp_path, monkeypatch):
+        fuzz = script("fuzz")
+        broken = []
+
+        def fragile(data: bytes) -> None:
+            if len(data) % 7 == 0:
+                broken.append(data)
+                raise KeyError(len(data))
+
+        monkeypatch.setattr(fuzz, "targets", lambda: {"image": fragile})
+        with pytest.raises(KeyError):
+            fuzz.fuzz_at_random("image", 60, tmp_path)
+        assert (tmp_path / "last-image").read_bytes() == broken[0]
+
+    def test_a_mended_png_is_read_again(self):
+        fuzz = script("fuzz")
+        png = bytearray(encode_image(np.zeros((9, 12), np.uint8), "PNG"))
+        png[19] = 13  # the width
+        with pytest.raises(ImageFileError, match="damaged b'IHDR'"):
+            decode_image(bytes(png))
+        with pytest.raises(ImageFileError, match="damaged one"):
+            decode_image(fuzz.with_checksums(bytes(png)))
