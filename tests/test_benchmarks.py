@@ -11,13 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from facepurify import ImageFileError
 from facepurify.imagefiles import decode_image, encode_image
 from facepurify.onnxfile import read_contract
 from facepurify.runtime import Session
-from facepurify.weights import read_manifest
+from facepurify.weights import read_manifest, read_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,3 +132,48 @@ class TestFuzz:
             decode_image(bytes(png))
         with pytest.raises(ImageFileError, match="damaged one"):
             decode_image(fuzz.with_checksums(bytes(png)))
+
+
+class TestFloor:
+    """What the machine allows."""
+
+    def test_multiply_adds_by_hand(self, build_model):
+        def weights(name: str, *shape: int) -> onnx.TensorProto:
+            return numpy_helper.from_array(np.zeros(shape, np.float32), name)
+
+        node = helper.make_node
+        nodes = [
+            node("Conv", ["image", "kernel"], ["small"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            node("ReduceMean", ["small"], ["mean"], axes=[2, 3], keepdims=0),  # [N, 6]
+            node("Gemm", ["mean", "square"], ["code"], transB=1),  # [N, 5]
+            node("Gemm", ["code", "mean"], ["turned"], transA=1),  # [5, 6] over N
+            node("MatMul", ["image", "side"], ["wide"]),  # [N, 3, 112, 7]
+            node("Identity", ["image"], ["purified"]),
+        ]
+        constants = [
+            weights("kernel", 6, 3, 3, 3),
+            weights("square", 5, 6),
+            weights("side", 112, 7),
+        ]
+        model = build_model(nodes, initializers=constants)
+        floor = script("floor")
+        for batch in (1, 4):
+            convolution = batch * 6 * 56 * 56 * 27
+            products = batch * 5 * 6 + 5 * 6 * batch + batch * 3 * 112 * 7 * 112
+            assert floor.multiply_adds(model, batch) == convolution + products
+
+    def test_the_shipped_model(self):
+        floor = script("floor")
+        model = onnx.load_from_string(read_model("pin").content)
+        one, four = (floor.multiply_adds(model, batch) for batch in (1, 4))
+        assert four == 4 * one > 10_000_000
+
+    def test_a_run(self, tmp_path, tiny_model):
+        out = tmp_path / "floor.json"
+        arguments = ["--model", tiny_model, "--batch", 2, "--threads", 1, "--repeats", 1]
+        done = run("floor", *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(out.read_text())["rows"]
+        assert row["bound_by"] in ("arithmetic", "memory")
+        assert row["megamacs_an_image"] == pytest.approx(3 * 8 / 1e6)
+        assert row["model_over_floor"] == pytest.approx(row["model_ms"] / row["floor_ms"])
