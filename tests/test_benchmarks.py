@@ -177,3 +177,11 @@ class TestFloor:
         assert row["bound_by"] in ("arithmetic", "memory")
         assert row["megamacs_an_image"] == pytest.approx(3 * 8 / 1e6)
         assert row["model_over_floor"] == pytest.approx(row["model_ms"] / row["floor_ms"])
+
+
+def test_folder(tmp_path, tiny_model):
+    out = tmp_path / "folder.json"
+    done = run("folder", "--images", 30, "--workers", 2, "--model", tiny_model, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(out.read_text())) == {"2"}
+    assert "2 worker(s): " in done.stdout

@@ -13,10 +13,12 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from onnx import helper, numpy_helper
 
 from facepurify import ARCFACE_TEMPLATE, Purifier
 from facepurify.errors import (
+    FacePurifyError,
     ImageError,
     ImageShapeError,
     LandmarkOutsideError,
@@ -284,6 +286,40 @@ def test_inspect_in_the_kind_of_the_input(tiny: Purifier, photo: Array, landmark
     assert 0 < found.score < 1
     with pytest.raises(LandmarkShapeError, match="one face"):
         tiny.inspect(photo, landmarks=landmarks)
+
+
+# Whatever comes in
+
+
+NUMBERS = [np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64, np.complex64, np.bool_]
+ANY_ARRAY = hnp.arrays(
+    st.sampled_from(NUMBERS),
+    hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
+    | st.sampled_from([(9, 7), (9, 7, 3), (2, 9, 7, 3), (9, 7, 4), (1, 1, 3), (0, 7, 3)]),
+)
+ANYTHING = (
+    ANY_ARRAY | st.none() | st.integers() | st.text(max_size=3) | st.lists(ANY_ARRAY, max_size=3)
+)
+ANY_POINTS = ANYTHING | hnp.arrays(
+    np.float64, st.sampled_from([(5, 2), (2, 5, 2), (0, 5, 2)]), elements=st.floats(width=64)
+)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about numbers that are none
+@settings(max_examples=200, deadline=None)
+@given(image=ANYTHING, landmarks=ANY_POINTS, color=st.sampled_from(["bgr", "rgb", "", None]))
+@pytest.mark.parametrize("method", ["purify", "inspect", "purify_canonical", "wrap"])
+def test_anything_is_purified_or_refused(
+    tiny: Purifier, method: str, image: object, landmarks: object, color: object
+) -> None:
+    call: Callable[[], object] = {
+        "purify": lambda: tiny.purify(image, landmarks=landmarks, color=color),
+        "inspect": lambda: tiny.inspect(image, landmarks=landmarks, color=color),
+        "purify_canonical": lambda: tiny.purify_canonical(image, seed=landmarks),
+        "wrap": lambda: tiny.wrap(image),
+    }[method]
+    with contextlib.suppress(FacePurifyError):
+        call()
 
 
 # What a model may not give

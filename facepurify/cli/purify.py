@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path
 from ..imagefiles import is_whole, read_image, write_image
+from ..runtime import CPU
 from .finding import default_pack, locate
 from .jobs import Job, Plan, check_target
 from .options import add_face_options, add_purifier_options, finder_of, purifier_of
@@ -246,7 +247,8 @@ def _workers(args: argparse.Namespace, count: int) -> int:
         if args.workers < 1:
             raise OptionError(f"expected workers >= 1, got {args.workers}")
         return min(int(args.workers), count)
-    return 1 if count <= _FEW or args.providers else min(cores(), count)
+    elsewhere = any(provider != CPU for provider in args.providers or [])
+    return 1 if count <= _FEW or elsewhere else min(cores(), count)
 
 
 def _copy(job: Job) -> None:
