@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from facepurify import ModelNotFoundError, WorkerError
+from facepurify.cli import pool
 from facepurify.cli.pool import cores, map_processes
 
 
@@ -82,3 +84,30 @@ def test_a_worker_that_does_not_start():
     make = functools.partial(make_none, None)
     with pytest.raises(WorkerError, match="to start, it ended with status 3"):
         list(map_processes(make, [1], 1))
+
+
+def test_a_worker_answers_until_its_pipe_is_closed(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(signal, "signal", lambda *given: ignored.append(given))
+    ours, theirs = multiprocessing.Pipe()
+    for number in (2, 3):
+        ours.send(number)
+    received = []
+    answers = iter([ours.recv, ours.recv])
+
+    def square(number: int) -> int:
+        received.append(next(answers)())  # what it said before it got this number
+        if number == 3:
+            ours.close()
+        return number * number
+
+    pool._serve(theirs, lambda: square)
+    assert received == [None, 4]
+    assert ignored == [(signal.SIGINT, signal.SIG_IGN)]
+
+
+def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_PATIENCE", 0.01)
+    worker = pool._Worker(functools.partial(make_square, tmp_path))
+    assert worker.bury() == "died of SIGKILL"  # its pipe is open, so it waits for work
+    worker.connection.close()
