@@ -36,6 +36,7 @@ from .errors import (
     OutputExistsError,
     ProviderError,
     SeedError,
+    WorkerError,
     WrapError,
 )
 from .geometry import ARCFACE_TEMPLATE, align
@@ -73,6 +74,7 @@ __all__ = [
     "Purified",
     "Purifier",
     "SeedError",
+    "WorkerError",
     "WrapError",
     "__version__",
     "align",

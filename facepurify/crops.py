@@ -40,7 +40,11 @@ def matrices_of(
         return None
     each: list[Any] = [landmarks]
     if not is_single(image):
-        each = list(landmarks) if isinstance(landmarks, list | tuple | np.ndarray) else []
+        each = []
+        if isinstance(landmarks, list | tuple) or (
+            isinstance(landmarks, np.ndarray) and landmarks.ndim > 0
+        ):
+            each = list(landmarks)
     if len(each) != len(images):
         raise LandmarkShapeError(
             f"expected landmarks for each of {len(images)} photos, [5, 2] or [M, 5, 2] each, "

@@ -27,6 +27,7 @@ Every message says what was expected, what came, and what to do about it.
 # ├── MissingExtraError (ImportError)     an optional dependency is not installed
 # ├── OutputError (OSError)               a result could not be written
 # │   └── OutputExistsError
+# ├── WorkerError (RuntimeError)          a worker process died, or did not start
 # ├── DataError (ValueError)              data of a benchmark or of training
 # └── AttackError (ValueError)            an attack's name or parameters
 
@@ -58,6 +59,7 @@ __all__ = [
     "OutputExistsError",
     "ProviderError",
     "SeedError",
+    "WorkerError",
     "WrapError",
 ]
 
@@ -156,6 +158,10 @@ class OutputError(FacePurifyError, OSError):
 
 class OutputExistsError(OutputError):
     """Something is already there, and overwriting it was not asked for."""
+
+
+class WorkerError(FacePurifyError, RuntimeError):
+    """A worker process died, or did not start."""
 
 
 class DataError(FacePurifyError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "target_of"]
+
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -50,3 +53,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"could not put {target} in place: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def target_of(name: str) -> str | None:
+    """Tell which file a temporary one was to become, by their names.
+
+    A process that is killed inside :func:`atomic_path` leaves its temporary file behind.
+
+    Args:
+        name: The name of any file, without its folder.
+
+    Returns:
+        The name of the file that it was to become; None for a file that is not temporary.
+
+    Example:
+        >>> target_of(".face.0123456789abcdef.png"), target_of("face.png")
+        ('face.png', None)
+    """
+    found = _TEMPORARY.fullmatch(name)
+    return None if found is None else f"{found[1]}{found[2] or ''}"

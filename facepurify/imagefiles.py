@@ -20,12 +20,23 @@ from .errors import ImageFileError, ImageTooLargeError, OutputError
 from .files import atomic_path
 from .imageheaders import ImageHeader, read_header
 
-__all__ = ["SUFFIXES", "DecodedImage", "read_image", "write_image"]
+__all__ = [
+    "SUFFIXES",
+    "DecodedImage",
+    "decode_image",
+    "encode_image",
+    "is_whole",
+    "read_image",
+    "write_image",
+]
 
 Pixels = NDArray[np.uint8]
 
 SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP"}
 """The file name suffixes that are images, in lower case, and the format that each names."""
+
+MAX_PIXELS = 100_000_000
+"""The most pixels that are decoded, width times height, unless the caller says so."""
 
 _MAX_BYTES = 1 << 29
 _WEBP_LOSSLESS = 101  # OpenCV: a quality above 100
@@ -37,17 +48,19 @@ class DecodedImage:
     """An image as it was in its file, upright.
 
     Attributes:
+        format: ``"JPEG"``, ``"PNG"`` or ``"WebP"``.
         pixels: uint8, HxW (grey) or HxWx3 (BGR).
         alpha: uint8 HxW, or None.
         lossless: Whether the file stored the pixels as they were.
     """
 
+    format: str
     pixels: Pixels
     alpha: Pixels | None
     lossless: bool
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = 100_000_000) -> DecodedImage:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Read a JPEG, PNG or WebP file.
 
     Its header is checked before anything is decoded, so that a small file cannot ask for a lot
@@ -66,25 +79,68 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = 100_000_000) -> D
             suffix says, animated, CMYK, or more than 8 bits a channel.
     """
     path = Path(path)
-    data = _read_bytes(path)
     try:
-        header = read_header(data)
+        image = decode_image(_read_bytes(path), max_pixels, SUFFIXES.get(path.suffix.lower(), ""))
     except ImageFileError as error:
-        raise ImageFileError(f"{path}: {error}") from None
-    if SUFFIXES.get(path.suffix.lower()) != header.format:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from None
+    return image
+
+
+def decode_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, suffixed: str | None = None
+) -> DecodedImage:
+    """Decode the bytes of a JPEG, PNG or WebP file, as :func:`read_image` does.
+
+    Args:
+        data: The bytes.
+        max_pixels: The most pixels to decode, width times height.
+        suffixed: The format that a file's suffix says it has; None if it has no name.
+
+    Returns:
+        The image, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageFileError: As :func:`read_image`.
+
+    Example:
+        >>> decode_image(encode_image(np.zeros((20, 30), np.uint8), "PNG")).pixels.shape
+        (20, 30)
+    """
+    if len(data) > _MAX_BYTES:
+        raise ImageTooLargeError(f"expected at most {_MAX_BYTES:,} bytes, got {len(data):,}")
+    header = read_header(data)
+    if suffixed not in (None, header.format):
         suffixes = " or ".join(s for s, name in SUFFIXES.items() if name == header.format)
         raise ImageFileError(
-            f"{path}: expected the suffix {suffixes} of the {header.format} that it is; rename it"
+            f"expected the suffix {suffixes} of the {header.format} that it is; rename it"
         )
     if header.width * header.height > max_pixels:
         raise ImageTooLargeError(
-            f"{path}: expected at most {max_pixels:,} pixels, got {header.width}x{header.height}; "
+            f"expected at most {max_pixels:,} pixels, got {header.width}x{header.height}; "
             "scale it down"
         )
     decoded = _decode(data)
     if decoded is None or decoded.shape[:2] != (header.height, header.width):
-        raise ImageFileError(f"{path}: expected a readable {header.format}, got a damaged one")
+        raise ImageFileError(f"expected a readable {header.format}, got a damaged one")
     return _split(decoded, header)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is a whole image of the format that its suffix names.
+
+    What :func:`write_image` wrote always is, unless the machine lost its power; nothing is
+    decoded.
+
+    Args:
+        path: The file, which may be missing.
+    """
+    path = Path(path)
+    try:
+        return SUFFIXES.get(path.suffix.lower()) == read_header(_read_bytes(path)).format
+    except ImageFileError:
+        return False
 
 
 def write_image(
@@ -111,9 +167,39 @@ def write_image(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    try:
+        content = encode_image(pixels, SUFFIXES[suffix], alpha=alpha, lossless=lossless)
+    except OutputError as error:
+        raise OutputError(f"{path.name}: {error}") from None
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"could not write {path}: {error.strerror}") from error
+
+
+def encode_image(
+    pixels: Pixels, format: str, *, alpha: Pixels | None = None, lossless: bool = True
+) -> bytes:
+    """Encode an image, as :func:`write_image` does.
+
+    Args:
+        pixels: uint8, HxW (grey) or HxWx3 (BGR).
+        format: ``"JPEG"`` (quality 95), ``"PNG"`` or ``"WebP"``.
+        alpha: uint8 HxW, or None. A grey image with alpha is encoded as BGR with alpha.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        OutputError: Alpha in a JPEG, or an image that the format cannot hold.
+    """
     if alpha is not None:
-        if SUFFIXES[suffix] == "JPEG":
-            raise OutputError(f"expected a format with transparency, got {path.name}; use .png")
+        if format == "JPEG":
+            raise OutputError("expected a format with transparency, got a JPEG; use PNG")
         colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=2)
         pixels = np.dstack([colour, alpha])
     options = {
@@ -122,19 +208,13 @@ def write_image(
         "WebP": [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else _QUALITY],
     }
     try:
-        written, content = cv2.imencode(suffix, pixels, options[SUFFIXES[suffix]])
+        written, content = cv2.imencode(f".{format.lower()}", pixels, options[format])
     except cv2.error as error:
-        raise OutputError(f"could not encode {path.name}: {error.err}") from None
+        raise OutputError(f"could not encode a {format}: {error.err}") from None
     if not written:
         height, width = pixels.shape[:2]
-        raise OutputError(f"could not encode {width}x{height} pixels as {path.name}; use .png")
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content.tobytes())
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"could not write {path}: {error.strerror}") from error
+        raise OutputError(f"could not encode {width}x{height} pixels as a {format}; use PNG")
+    return content.tobytes()
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -167,7 +247,8 @@ def _split(decoded: NDArray[Any], header: ImageHeader) -> DecodedImage:
         if decoded.shape[2] == 4:
             alpha = _upright(decoded[..., 3], header.orientation)
         decoded = decoded[..., 0] if header.grey else decoded[..., :3]
-    return DecodedImage(_upright(decoded, header.orientation), alpha, header.lossless)
+    pixels = _upright(decoded, header.orientation)
+    return DecodedImage(header.format, pixels, alpha, header.lossless)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

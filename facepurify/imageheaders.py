@@ -17,8 +17,11 @@ __all__ = ["ImageHeader", "read_header"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffing, no restart, no fill
+_JPEG_FIRST = 0xC0  # markers below are reserved, or of a length that decoders do not agree on
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ORIENTATION = 0x0112  # EXIF tag
+_MAX_PARTS = 1_000_000  # chunks or segments, so that looking costs seconds at most
+_MAX_SCANS = 64  # of a progressive JPEG; each may cost a pass over all pixels, for a few bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def read_header(data: bytes) -> ImageHeader:
 
     Raises:
         ImageFileError: Neither JPEG, PNG nor WebP; cut short or damaged; more than 8 bits a
-            channel; more or other channels than grey or RGB with alpha; animated; no pixels.
+            channel; more or other channels than grey or RGB with alpha; animated; no pixels;
+            made to take long.
 
     Example:
         >>> import cv2, numpy as np
@@ -84,8 +88,9 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     """Walk the segments from the start to the end-of-image marker (ITU-T T.81, annex B)."""
     frame: tuple[int, int, int] | None = None
     orientation = 1
+    scans = 0
     position = 2
-    while True:
+    for _ in range(_MAX_PARTS):
         found = _JPEG_MARKER.search(data, position)
         if found is None:
             raise IndexError
@@ -93,6 +98,8 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         position = found.end()
         if marker == 0xD9:
             break
+        if marker < _JPEG_FIRST:
+            raise ImageFileError(f"expected no reserved markers in a JPEG, got {marker:#04x}")
         (length,) = struct.unpack_from(">H", data, position)
         if marker in _JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 2)
@@ -105,9 +112,15 @@ def _read_jpeg(data: bytes) -> ImageHeader:
                     f"expected a grey or RGB JPEG, got {channels} channels (CMYK?); convert it"
                 )
             frame = (width, height, channels)
+        elif marker == 0xDA:
+            scans += 1
+            if scans > _MAX_SCANS:
+                raise ImageFileError(f"expected at most {_MAX_SCANS} scans in a JPEG, got more")
         elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
             orientation = _read_orientation(data[position + 8 : position + length])
         position += length
+    else:
+        raise _too_many_parts()
     if frame is None:
         raise ImageFileError("expected a frame in a JPEG, got none")
     return ImageHeader("JPEG", frame[0], frame[1], frame[2] == 1, False, orientation)
@@ -117,7 +130,7 @@ def _read_png(data: bytes) -> ImageHeader:
     """Walk the chunks up to IEND, checksums included (ISO/IEC 15948, clause 5)."""
     chunks: dict[bytes, bytes] = {}
     position = len(_PNG_SIGNATURE)
-    while b"IEND" not in chunks:
+    for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         (checksum,) = struct.unpack_from(">I", data, end)
@@ -127,6 +140,10 @@ def _read_png(data: bytes) -> ImageHeader:
             raise ImageFileError(f"expected a PNG to begin with IHDR, got {kind!r}")
         chunks.setdefault(kind, b"" if kind == b"IDAT" else data[position + 8 : end])
         position = end + 4
+        if kind == b"IEND":
+            break
+    else:
+        raise _too_many_parts()
     width, height, bits, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     if bits > 8:
         raise ImageFileError(f"expected 8 bits a channel, got {bits}; convert it to 8")
@@ -151,7 +168,9 @@ def _read_webp(data: bytes) -> ImageHeader:
     sizes: set[tuple[int, int]] = set()
     lossless, orientation = False, 1
     position = 12
-    while position + 8 <= end:
+    for _ in range(_MAX_PARTS):
+        if position + 8 > end:
+            break
         kind, length = struct.unpack_from("<4sI", data, position)
         body = data[position + 8 : min(position + 8 + length, end)]
         if len(body) < length:
@@ -171,10 +190,16 @@ def _read_webp(data: bytes) -> ImageHeader:
         elif kind == b"EXIF":
             orientation = _read_orientation(body.removeprefix(b"Exif\0\0"))
         position += 8 + length + length % 2
+    else:
+        raise _too_many_parts()
     if len(sizes) != 1:
         raise ImageFileError(f"expected one size in a WebP, got {sorted(sizes)}")
     ((width, height),) = sizes
     return ImageHeader("WebP", width, height, False, lossless, orientation)
+
+
+def _too_many_parts() -> ImageFileError:
+    return ImageFileError(f"expected at most {_MAX_PARTS} parts in an image file, got more")
 
 
 def _read_orientation(exif: bytes) -> int:

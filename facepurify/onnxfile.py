@@ -24,6 +24,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 _ELEMENT_NAMES = {_FLOAT: "float32", _INT64: "int64"}
 _DEFAULT_DOMAINS = (b"", b"ai.onnx")
+_ENDLESS = (b"Loop", b"Scan")  # they repeat as often as the file says
 _IMAGE_SHAPE = (3, 112, 112)
 
 
@@ -68,7 +69,7 @@ class ModelContract:
 def read_contract(content: bytes) -> ModelContract:
     """Check a file against the ONNX contract of a purifier.
 
-    The contract: at most 64 MiB, one file, operators of the default domain only; an input
+    The contract: at most 64 MiB, one file, operators of the default domain only, no loops; an input
     ``image`` and an output ``purified``, float32 [N, 3, 112, 112]; optional outputs
     ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs ``mask_mode``
     int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an initializer
@@ -81,8 +82,8 @@ def read_contract(content: bytes) -> ModelContract:
         What it declares.
 
     Raises:
-        ModelContractError: Too large, truncated or not ONNX, external data, a custom domain
-            (in the graph, a subgraph or a function), or other inputs and outputs.
+        ModelContractError: Too large, truncated or not ONNX, external data, a custom domain or
+            a loop (in the graph, a subgraph or a function), or other inputs and outputs.
     """
     if len(content) > MAX_BYTES:
         raise ModelContractError(
@@ -228,6 +229,10 @@ class _Reader:
 
     def _node(self, data: memoryview, depth: int) -> None:
         for number, value in self._fields(data, depth):
+            if number == 4 and bytes(_message(value)) in _ENDLESS:
+                raise ModelContractError(
+                    f"expected a graph without loops, got {_text(value)}; unroll it"
+                )
             if number == 5:
                 self._attribute(_message(value), depth + 1)
             elif number == 7:

@@ -337,7 +337,10 @@ class Purifier:
         return unwrap(target)
 
     def close(self) -> None:
-        """Let go of the session; the purifier cannot be used after that."""
+        """Let go of the session; the purifier cannot be used after that.
+
+        A call that is under way in another thread ends as ever, or with the error of a later one.
+        """
         self._session = None
 
     def __enter__(self) -> Purifier:
@@ -369,7 +372,8 @@ class Purifier:
 
     def _run(self, batch: Floats, uniform: Floats | None) -> Purified:
         """Run the model once on at most a chunk, and check what it gives."""
-        if self._session is None:
+        session = self._session  # another thread may close in between
+        if session is None:
             raise ModelError("expected an open purifier, got a closed one; make a new one")
         feeds: dict[str, Array] = {"image": batch}
         if self._mask is not None:
@@ -377,7 +381,7 @@ class Purifier:
         if uniform is not None:
             feeds["mask_uniform"] = uniform
         names = self._info.outputs
-        outputs = dict(zip(names, self._session.run(names, feeds), strict=True))
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
         count = len(batch)
         purified = _checked("purified", outputs["purified"], batch.shape)
         probability, score = outputs.get("probability"), outputs.get("score")

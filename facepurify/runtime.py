@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .errors import (
     MissingExtraError,
@@ -18,7 +20,13 @@ from .images import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Session"]
+__all__ = ["CPU", "Session"]
+
+CPU = "CPUExecutionProvider"
+"""ONNX Runtime's execution provider for the CPU, which is always there."""
+
+# Where a provider keeps its tensors, as ONNX Runtime names it; others take numpy arrays.
+_DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
 # Sessions of a parent process: their threads do not exist here, so tearing them down would hang.
 _INHERITED: list[onnxruntime.InferenceSession] = []
@@ -54,7 +62,7 @@ class Session:
             raise OptionError(f"expected a list of provider names or None, got {providers!r}")
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f"expected threads >= 1 or None, got {threads!r}")
-        self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
+        self.providers = list(providers) if providers is not None else [CPU]
         self.threads = threads
         self._content = content
         self._opened = (os.getpid(), self._open())
@@ -77,7 +85,10 @@ class Session:
             _INHERITED.append(session)
             session = self._open()
             self._opened = (os.getpid(), session)
+        device = _DEVICES.get(self.providers[0])
         try:
+            if device is not None:
+                return _run_on(device, session, outputs, feeds)
             results: list[Array] = session.run(list(outputs), dict(feeds))
         except Exception as error:  # ONNX Runtime raises classes of its own, without a base
             raise ModelOutputError(f"the model failed: {error}") from error
@@ -104,11 +115,20 @@ class Session:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
-        try:
-            session = onnxruntime.InferenceSession(
-                self._content, options, providers=self.providers, enable_fallback=0
+
+        def start(providers: list[str]) -> onnxruntime.InferenceSession:
+            return onnxruntime.InferenceSession(
+                self._content, options, providers=providers, enable_fallback=0
             )
+
+        try:
+            session = start(self.providers)
         except Exception as error:  # as above
+            if self.providers != [CPU] and _works(lambda: start([CPU])):
+                raise ProviderError(
+                    f"expected {', '.join(self.providers)} to start, got {error}; "
+                    "see `python -m facepurify doctor`, or leave providers=None for the CPU"
+                ) from error
             raise ModelContractError(f"ONNX Runtime refuses the model: {error}") from error
         session.disable_fallback()
         # ONNX Runtime drops a provider that does not start (a missing CUDA library) and goes on.
@@ -116,6 +136,38 @@ class Session:
         if lost:
             raise ProviderError(
                 f"expected {', '.join(lost)} to start, got {', '.join(session.get_providers())}; "
-                "see its requirements, or leave providers=None for the CPU"
+                "see `python -m facepurify doctor`, or leave providers=None for the CPU"
             )
         return session
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except Exception:  # as above
+        return False
+    return True
+
+
+def _run_on(
+    device: str,
+    session: onnxruntime.InferenceSession,
+    outputs: Sequence[str],
+    feeds: Mapping[str, Array],
+) -> list[Array]:
+    """Run with every tensor on a device: one copy there for each input, one back for each output.
+
+    Without a binding, ONNX Runtime leaves inputs and outputs on the CPU and may copy them at
+    each place in the graph that uses them.
+    """
+    from onnxruntime import OrtValue
+
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        there = OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0)
+        binding.bind_ortvalue_input(name, there)
+    for name in outputs:
+        binding.bind_output(name, device)
+    session.run_with_iobinding(binding)
+    results: list[Array] = binding.copy_outputs_to_cpu()
+    return results

@@ -136,7 +136,14 @@ def read_manifest(folder: Path | None = None) -> Manifest:
         }
         if data["default"] not in models:
             raise ValueError(f"expected the default among the models, got {data['default']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,  # a number beyond every float
+        RecursionError,  # thousands of brackets
+    ) as error:
         raise ModelContractError(f"{path} is malformed: {error!r}; reinstall facepurify") from error
     return Manifest(data["default"], models, recognizers)
 
@@ -217,6 +224,8 @@ def _read_shipped(entry: ShippedEntry, what: str) -> bytes:
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
     """Read one purifier of the manifest; whatever is wrong raises a built-in error."""
     threshold = fields["score_threshold"]
+    if threshold is not None and not 0 <= threshold <= 1:  # false for NaN too
+        raise ValueError(f"expected a score threshold in [0, 1], got {threshold!r}")
     return ManifestEntry(
         **_shipped(name, fields, folder),
         method=str(fields["method"]),
@@ -228,7 +237,7 @@ def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
 def _shipped(name: str, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read what every entry of the manifest has."""
     for key in ("file", "card"):
-        if Path(fields[key]).name != fields[key]:
+        if Path(fields[key]).name != fields[key] or fields[key] in ("", ".."):
             raise ValueError(f"expected the plain name of a {key}, got {fields[key]!r}")
     return {
         "name": name,
@@ -245,12 +254,20 @@ def _shipped(name: str, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _read_bounded(path: Path, limit: int, what: str) -> bytes:
     """Read a file once, refusing to hold more than ``limit`` bytes of it."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            reason = "no regular file"  # opening a pipe would wait for its other end
+        else:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+            reason = ""
     except OSError as error:
+        reason = str(error.strerror)
+    except ValueError as error:  # a null character in the path
+        reason = str(error)
+    if reason:
         raise ModelNotFoundError(
-            f"expected {what} at {path}: {error.strerror}; check the path, or reinstall facepurify"
-        ) from error
+            f"expected {what} at {path}: {reason}; check the path, or reinstall facepurify"
+        )
     if len(content) > limit:
         raise ModelContractError(f"expected {what} of at most {limit} bytes, {path} is larger")
     return content

@@ -204,6 +204,41 @@ def test_damaged_files_are_read_or_refused(tmp_path_factory, suffix, data):
     assert image.pixels.dtype == np.uint8
 
 
+def test_a_jpeg_that_shows_decoders_another_size(tmp_path, monkeypatch):
+    # After FF 01 a decoder goes on at once; whoever reads a length there jumps over a frame of
+    # 20000x20000, lands at one of 30x20, and lets 1.2 GB be decoded.
+    jump = 0xFFE0
+    huge = b"\xff\xe0\x00\x02" + jpeg_of(20_000, 20_000)[2:]
+    data = b"\xff\xd8\xff\x01" + huge + bytes(jump - len(huge)) + JPEG[2:]
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageFileError, match="reserved markers in a JPEG, got 0x01"):
+        read_image(save(tmp_path, "image.jpg", data))
+
+
+def test_a_jpeg_of_many_scans(tmp_path, monkeypatch):
+    # each costs the decoder a pass over the image, and the file a few bytes
+    data = encode(Image.fromarray(COLOUR), ".jpg", progressive=True)
+    assert read_image(save(tmp_path, "image.jpg", data)).pixels.shape == COLOUR.shape
+    last = data[data.rindex(b"\xff\xda") : -2]
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageFileError, match="at most 64 scans"):
+        read_image(save(tmp_path, "bomb.jpg", data[:-2] + 100 * last + data[-2:]))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG[:2] + 20 * b"\xff\xe0\x00\x02" + JPEG[2:],
+        png_of(3, 2)[:33] + 20 * png_chunk(b"teXt", b"") + png_of(3, 2)[33:],
+        b"RIFF" + struct.pack("<I", 4 + 20 * 8) + b"WEBP" + 20 * (b"JUNK" + bytes(4)),
+    ],
+)
+def test_the_number_of_parts_is_bounded(monkeypatch, data):
+    monkeypatch.setattr("facepurify.imageheaders._MAX_PARTS", 20)
+    with pytest.raises(ImageFileError, match="at most 20 parts"):
+        read_header(data)
+
+
 def test_a_damaged_png_chunk(tmp_path):
     data = bytearray(encode(Image.fromarray(COLOUR), ".png"))
     data[data.index(b"IDAT") + 20] ^= 1
@@ -285,7 +320,7 @@ def test_refused_outputs(tmp_path, name, alpha, message):
 
 
 def test_a_size_that_the_format_cannot_hold(tmp_path):
-    with pytest.raises(OutputError, match=r"could not encode .*image\.webp"):
+    with pytest.raises(OutputError, match=r"image\.webp: could not encode .*use PNG"):
         write_image(tmp_path / "image.webp", np.zeros((1, 20_000, 3), np.uint8))
 
 

@@ -179,7 +179,7 @@ def test_custom_domain(build_model: Build) -> None:
 def test_custom_domain_in_a_subgraph(build_model: Build, attribute: str) -> None:
     inner = helper.make_graph([identity(domain="com.microsoft")], "inner", [], [])
     value = inner if attribute == "graph" else [inner]
-    node = helper.make_node("Loop", [], ["y"], body=value)
+    node = helper.make_node("If", [], ["y"], then_branch=value)
     refused(build_model([identity(), node]), "com.microsoft")
 
 
@@ -189,6 +189,14 @@ def test_custom_domain_of_a_function(build_model: Build, function: str, inside: 
     opsets = [helper.make_opsetid("", 13)]
     made = helper.make_function(function, "f", ["a"], ["b"], [node], opsets)
     refused(build_model([identity()], functions=[made]), "mine")
+
+
+@pytest.mark.parametrize("operator", ["Loop", "Scan"])
+def test_loops(build_model: Build, operator: str) -> None:
+    refused(build_model([identity(), helper.make_node(operator, [], [])]), operator)
+    inner = helper.make_graph([helper.make_node(operator, [], [])], "inner", [], [])
+    node = helper.make_node("If", ["x"], ["y"], then_branch=inner)
+    refused(build_model([identity(), node]), f"without loops, got {operator}")
 
 
 def test_no_default_opset(build_model: Build) -> None:
@@ -272,6 +280,95 @@ def test_optional_parts_of_another_type(
         if declared.name == name:
             declared.CopyFrom(value_info(name, element, shape))
     refused(model, name)
+
+
+def weights(shape: tuple[int, ...], *, dims: list[int] | None = None) -> onnx.TensorProto:
+    """An initializer ``w`` of zeros, which may declare other dimensions than it has."""
+    tensor = numpy_helper.from_array(np.zeros(shape, np.float32), "w")
+    if dims is not None:
+        del tensor.dims[:]
+        tensor.dims.extend(dims)
+    return tensor
+
+
+def integers(*values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), "n")
+
+
+def step(operator: str, *inputs: str, to: str = "purified", **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(operator, [*inputs], [to], **attributes)
+
+
+def call(name: str) -> onnx.FunctionProto:
+    """A function F that calls a function, or itself."""
+    opsets = [helper.make_opsetid("", 13)]
+    return helper.make_function("", "F", ["a"], ["b"], [step(name, "a", to="b")], opsets)
+
+
+def opset(version: int) -> dict[str, object]:
+    return {"opset_imports": [helper.make_opsetid("", version)]}
+
+
+# Files that keep to the letter of the contract and are rotten inside.
+ROTTEN: dict[str, tuple[list[onnx.NodeProto], dict[str, object]]] = {
+    "an operator that is none": ([step("NoSuchOperator", "image")], {}),
+    "an operator without a name": ([step("", "image")], {}),
+    "a cycle": (
+        [step("Add", "image", "y", to="x"), step("Identity", "x", to="y"), identity()],
+        {},
+    ),
+    "a function that calls itself": ([step("F", "image")], {"functions": [call("F")]}),
+    "two producers": ([identity(), identity()], {}),
+    "no producer": ([step("Identity", "nothing")], {}),
+    "opset 0": ([identity()], opset(0)),
+    "opset 999": ([identity()], opset(999)),
+    "opset -1": ([identity()], opset(-1)),
+    "opset 2 ** 62": ([identity()], opset(2**62)),
+    "a negative dimension": (
+        [step("Add", "image", "w")],
+        {"initializers": [weights((4,), dims=[-1])]},
+    ),
+    "dimensions that overflow": (
+        [step("Add", "image", "w")],
+        {"initializers": [weights((4,), dims=[2**32, 2**32])]},
+    ),
+    "more dimensions than data": (
+        [step("Add", "image", "w")],
+        {"initializers": [weights((112,), dims=[2**20, 1, 1, 112])]},
+    ),
+    "another element type": ([step("Not", "image")], {}),
+    "a stride of nothing": (
+        [step("Conv", "image", "w", strides=[0, 0])],
+        {"initializers": [weights((3, 3, 1, 1))]},
+    ),
+    "a kernel beyond its weights": (
+        [step("Conv", "image", "w", kernel_shape=[2**40, 1], pads=[2**40] * 4)],
+        {"initializers": [weights((3, 3, 1, 1))]},
+    ),
+    "an index out of bounds": ([step("Gather", "image", "n")], {"initializers": [integers(2**40)]}),
+    "a tensor of 2 ** 62 numbers": (
+        [step("ConstantOfShape", "n", to="m"), step("Add", "image", "m")],
+        {"initializers": [integers(2**62)]},
+    ),
+    "an image repeated 2 ** 40 times": (
+        [step("Tile", "image", "n")],
+        {"initializers": [integers(2**40, 1, 1, 1)]},
+    ),
+    "another shape than it says": (
+        [step("Tile", "image", "n")],
+        {"initializers": [integers(2, 1, 1, 1)]},
+    ),
+    "not a number": ([step("Log", "image", to="x"), step("Mul", "x", "image")], {}),
+}
+
+
+@pytest.mark.parametrize("name", ROTTEN)
+def test_rotten_models_are_our_error(tmp_path: Path, build_model: Build, name: str) -> None:
+    nodes, fields = ROTTEN[name]
+    path = tmp_path / "rotten.onnx"
+    path.write_bytes(build_model(nodes, **fields).SerializeToString())
+    with pytest.raises(ModelError):
+        Purifier(path, threads=1).purify(np.zeros((112, 112, 3), np.uint8))
 
 
 def test_ort_refusal_is_our_error(tmp_path: Path, build_model: Build) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import configparser
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 TOP = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
@@ -120,6 +125,106 @@ def test_the_installed_commands_work(installed, tmp_path):
         [installed / "bin" / "facepurify", "--version"], tmp_path, PYTHONPATH=str(installed)
     )
     assert script.startswith("facepurify ")
+
+
+# The first releases without the holes that are known (and fixed), by package; the CVE of the last.
+SOUND = {
+    "jinja2": ("3.1.6", "CVE-2025-27516"),
+    "onnx": ("1.21", "CVE-2026-34447"),
+    "opencv-python": ("4.12", "CVE-2025-53644"),
+    "pillow": ("12.3", "CVE-2026-55379"),
+    "pyarrow": ("23.0.1", "CVE-2026-25087"),
+    "ray": ("2.55", "CVE-2026-41486"),
+    "setuptools": ("78.1.1", "CVE-2025-47273"),
+    "torch": ("2.10", "CVE-2026-24747"),
+    "tqdm": ("4.66.3", "CVE-2024-34062"),
+}
+
+
+def requirements() -> list[Requirement]:
+    """Everything that setup.cfg and pyproject.toml ask for, our own extras left out."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].splitlines()
+    for extra in config["options.extras_require"].values():
+        lines += extra.splitlines()
+    lines += re.findall(r'"(setuptools>[^"]*)"', (ROOT / "pyproject.toml").read_text())
+    asked = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return [one for one in asked if one.name != "facepurify"]
+
+
+def test_every_requirement_has_a_floor_above_the_known_holes():
+    seen = set()
+    for requirement in requirements():
+        floors = [Version(s.version) for s in requirement.specifier if s.operator == ">="]
+        assert len(floors) == 1, requirement
+        name = requirement.name.lower()
+        seen.add(name)
+        if name in SOUND:
+            assert floors[0] >= Version(SOUND[name][0]), SOUND[name]
+    assert set(SOUND) <= seen
+
+
+def test_the_floors_are_explained():
+    text = (ROOT / "setup.cfg").read_text() + (ROOT / "pyproject.toml").read_text()
+    for name, (_, hole) in SOUND.items():
+        number = hole.rpartition("-")[2]
+        assert re.search(rf"# .*(?:CVE-\d+)?-{number}\b", text), (name, hole)
+
+
+def test_bill_of_materials_and_checksums(built, tmp_path):
+    for path in built:
+        shutil.copy(path, tmp_path)
+    command = [sys.executable, ROOT / ".ci" / "sbom.py", tmp_path]
+    run(command, tmp_path, PYTHONPATH=str(ROOT))
+    (bill_file,) = tmp_path.glob("*.cdx.json")
+    bill = json.loads(bill_file.read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    wheel = tmp_path / built.wheel.name
+    main = bill["metadata"]["component"]
+    assert main["hashes"][0]["content"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    parts = {part["name"]: part for part in bill["components"]}
+    manifest = json.loads((ROOT / "models" / "manifest.json").read_text())
+    for model in [*manifest["models"].values(), *manifest["recognizers"].values()]:
+        assert parts[model["file"]]["hashes"] == [{"alg": "SHA-256", "content": model["sha256"]}]
+    asked = {re.sub(r"[-_.]+", "-", one.name).lower() for one in requirements()} - {"setuptools"}
+    assert asked <= set(parts)
+    required = {name for name, part in parts.items() if part.get("scope") == "required"}
+    assert required == {"numpy", "opencv-python", "tqdm"}
+    assert set(bill["dependencies"][0]["dependsOn"]) == {p["bom-ref"] for p in bill["components"]}
+
+    sums = dict(
+        reversed(line.split("  ")) for line in (tmp_path / "SHA256SUMS").read_text().splitlines()
+    )
+    assert set(sums) == {built.wheel.name, built.sdist.name, bill_file.name}
+    for name, digest in sums.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run(command, tmp_path, PYTHONPATH=str(ROOT))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_wheel_says_what_it_is_and_nothing_else(built):
+    with zipfile.ZipFile(built.wheel) as wheel:
+        told = {Path(name).name for name in wheel.namelist() if ".dist-info/" in name}
+        assert told == {
+            "METADATA",
+            "WHEEL",
+            "RECORD",
+            "entry_points.txt",
+            "top_level.txt",
+            "LICENSE",
+        }
+        assert all(info.file_size < 64 << 20 for info in wheel.infolist())
+        record = next(name for name in wheel.namelist() if name.endswith("/RECORD"))
+        lines = wheel.read(record).decode().splitlines()
+        for line in lines:
+            name, checksum, _ = line.rsplit(",", 2)
+            if name != record:
+                digest = hashlib.sha256(wheel.read(name)).digest()
+                encoded = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+                assert checksum == f"sha256={encoded}"
+        assert len(lines) == len(wheel.namelist())
 
 
 def test_dev_covers_every_other_extra():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +13,12 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from onnx import helper, numpy_helper
 
 from facepurify import ARCFACE_TEMPLATE, Purifier
 from facepurify.errors import (
+    FacePurifyError,
     ImageError,
     ImageShapeError,
     LandmarkOutsideError,
@@ -284,6 +288,40 @@ def test_inspect_in_the_kind_of_the_input(tiny: Purifier, photo: Array, landmark
         tiny.inspect(photo, landmarks=landmarks)
 
 
+# Whatever comes in
+
+
+NUMBERS = [np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64, np.complex64, np.bool_]
+ANY_ARRAY = hnp.arrays(
+    st.sampled_from(NUMBERS),
+    hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
+    | st.sampled_from([(9, 7), (9, 7, 3), (2, 9, 7, 3), (9, 7, 4), (1, 1, 3), (0, 7, 3)]),
+)
+ANYTHING = (
+    ANY_ARRAY | st.none() | st.integers() | st.text(max_size=3) | st.lists(ANY_ARRAY, max_size=3)
+)
+ANY_POINTS = ANYTHING | hnp.arrays(
+    np.float64, st.sampled_from([(5, 2), (2, 5, 2), (0, 5, 2)]), elements=st.floats(width=64)
+)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about numbers that are none
+@settings(max_examples=200, deadline=None)
+@given(image=ANYTHING, landmarks=ANY_POINTS, color=st.sampled_from(["bgr", "rgb", "", None]))
+@pytest.mark.parametrize("method", ["purify", "inspect", "purify_canonical", "wrap"])
+def test_anything_is_purified_or_refused(
+    tiny: Purifier, method: str, image: object, landmarks: object, color: object
+) -> None:
+    call: Callable[[], object] = {
+        "purify": lambda: tiny.purify(image, landmarks=landmarks, color=color),
+        "inspect": lambda: tiny.inspect(image, landmarks=landmarks, color=color),
+        "purify_canonical": lambda: tiny.purify_canonical(image, seed=landmarks),
+        "wrap": lambda: tiny.wrap(image),
+    }[method]
+    with contextlib.suppress(FacePurifyError):
+        call()
+
+
 # What a model may not give
 
 
@@ -349,6 +387,70 @@ def test_many_threads_share_one(tiny_model: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda pair: sampled.purify(pair[1], seed=pair[0]), enumerate(images)))
     np.testing.assert_array_equal(np.stack(got), np.stack(expected))
+
+
+@pytest.mark.parametrize("inner", [1, 2])
+def test_sixteen_threads_give_what_one_gives(photo: Array, landmarks: Array, inner: int) -> None:
+    crops = noise(5, 112, 112, 3)
+    with Purifier(threads=inner) as purifier:  # the shipped model
+        calls: list[Callable[[], list[Array]]] = [
+            lambda: [purifier.purify(crops[0])],
+            lambda: [purifier.purify(crops)],
+            lambda: purifier.purify([crops[1], crops[2][:50], crops[3][..., 0], crops[4] / 255]),
+            lambda: [purifier.purify(photo, landmarks=landmarks)],
+            lambda: [purifier.inspect(crops[1]).removed],
+            lambda: [found.mask for found in purifier.inspect(crops)],
+        ]
+        expected = [call() for call in calls]
+        start = threading.Barrier(16)
+
+        def work(number: int) -> list[tuple[int, list[Array]]]:
+            start.wait(60)
+            order = [(number + turn) % len(calls) for turn in range(2 * len(calls))]
+            return [(index, calls[index]()) for index in order]
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = [answer for answers in pool.map(work, range(16)) for answer in answers]
+    assert len(answers) == 16 * 2 * len(calls)
+    for index, got in answers:
+        for one, other in zip(got, expected[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_many_purifiers_at_once(tiny_model: Path, invert_model: Path) -> None:
+    image = noise(112, 112, 3)
+    models = [tiny_model, invert_model]
+    expected = [Purifier(model, threads=1).purify(image) for model in models]
+    many = [Purifier(models[number % 2], threads=1) for number in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda purifier: purifier.purify(image), many))
+    for number, purifier in enumerate(many):
+        np.testing.assert_array_equal(got[number], expected[number % 2])
+        purifier.close()
+
+
+def test_closing_while_others_work(tiny_model: Path) -> None:
+    image = noise(112, 112, 3)
+    for _ in range(10):
+        purifier = Purifier(tiny_model, threads=1)
+        expected = purifier.purify(image)
+        start = threading.Barrier(9)
+
+        def work(purifier: Purifier = purifier, start: threading.Barrier = start) -> list[Array]:
+            results = []
+            start.wait(60)
+            with contextlib.suppress(ModelError):
+                while True:
+                    results.append(purifier.purify(image))
+            return results
+
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(work) for _ in range(8)]
+            start.wait(60)
+            purifier.close()
+            for future in futures:
+                for got in future.result():
+                    np.testing.assert_array_equal(got, expected)
 
 
 def test_pickle(tiny_model: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_examples_run(shared, photo, tmp_path):
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    blocks = [block for block in blocks if "import ray" not in block]  # see test_batches.py
     assert len(blocks) == 2
     check = (
         "assert len(faces) == 6 and all(face.embedding is not None for face in faces)\n"

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from facepurify import Purifier, runtime
 from facepurify.errors import (
     MissingExtraError,
     ModelContractError,
@@ -61,6 +62,61 @@ def test_a_provider_that_does_not_start(content: bytes, monkeypatch: pytest.Monk
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     with pytest.raises(ProviderError, match="CUDAExecutionProvider to start"):
         Session(content, listed)
+
+
+def test_a_provider_that_fails_is_not_the_models_fault(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with CUDA where its libraries are there and the device is not.
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    original = onnxruntime.InferenceSession
+
+    def no_device(content: bytes, options: object, *, providers: list[str], **_: object) -> object:
+        if "CUDAExecutionProvider" in providers:
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+        return original(content, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", no_device)
+    with pytest.raises(ProviderError, match="to start, got CUDA failure 100"):
+        Session(content, ["CUDAExecutionProvider"])
+    with pytest.raises(ModelContractError, match="refuses"):
+        Session(b"not a model", ["CUDAExecutionProvider"])
+
+
+def test_bound_tensors_give_what_plain_ones_give(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Session(tiny_model.read_bytes(), threads=1)
+    feeds = {
+        "image": np.random.default_rng(0).random((5, 112, 3, 112), np.float32).swapaxes(1, 2),
+        "mask_mode": np.array([1], np.int64),
+    }
+    names = ["purified", "probability", "score"]
+    expected = plain.run(names, feeds)
+    # the CPU in the part of a device: the same code, without the hardware
+    monkeypatch.setattr(runtime, "_DEVICES", {"CPUExecutionProvider": "cpu"})
+    bound = Session(tiny_model.read_bytes(), threads=1)
+    monkeypatch.setattr(bound._opened[1], "run", lambda *_: pytest.fail("not bound"))
+    for got, want in zip(bound.run(names, feeds), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+    with pytest.raises(ModelOutputError, match="the model failed"):
+        bound.run(names, {"image": np.zeros((1, 3, 5, 5), np.float32)})
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="needs ONNX Runtime for GPUs",
+)
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_on_a_gpu(provider: str) -> None:
+    batch = np.random.default_rng(0).random((70, 3, 112, 112), np.float32)
+    try:
+        purifier = Purifier(providers=[provider])
+    except ProviderError as error:
+        pytest.skip(str(error))
+    expected = Purifier().purify_canonical(batch).images
+    np.testing.assert_allclose(purifier.purify_canonical(batch).images, expected, atol=2 / 255)
 
 
 def test_a_model_that_ort_refuses() -> None:

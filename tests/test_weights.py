@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,49 @@ def test_a_file_over_the_cap_is_not_read_whole(tmp_path: Path) -> None:
         read_model(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_would_wait_for_ever_or_never_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    os.mkfifo(tmp_path / "manifest.json")
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    for name in ("pipe.onnx", "zero.onnx"):
+        with pytest.raises(ModelNotFoundError, match="no regular file"):
+            read_model(tmp_path / name)
+    with pytest.raises(ModelNotFoundError, match="no regular file"):
+        read_manifest(tmp_path)
+
+
+def test_links_are_followed_to_a_file_and_its_checksum_holds(folder: Path, tmp_path: Path) -> None:
+    content = (folder / "tiny.onnx").read_bytes()
+    (folder / "elsewhere").write_bytes(content)
+    (folder / "tiny.onnx").unlink()
+    (folder / "tiny.onnx").symlink_to(folder / "elsewhere")
+    assert read_model().content == content
+    (folder / "elsewhere").write_bytes(content[:-1] + b"?")
+    with pytest.raises(ModelChecksumError):
+        read_model()
+    (folder / "loop.onnx").symlink_to(folder / "loop.onnx")
+    with pytest.raises(ModelNotFoundError):
+        read_model(folder / "loop.onnx")
+
+
+def test_a_path_that_cannot_be() -> None:
+    for name in ("null\0.onnx", "long" * 5000 + ".onnx"):
+        with pytest.raises(ModelNotFoundError):
+            read_model(name)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"file": "../tiny.onnx"},
         {"card": "/etc/passwd"},
+        {"card": ".."},
+        {"file": ""},
+        {"bytes": float("inf")},
+        {"score_threshold": 10**400},
+        {"score_threshold": float("nan")},
+        {"score_threshold": -0.1},
         {"sha256": None, "bytes": "many"},
         {"masks": 3},
         {"score_threshold": "high"},
@@ -153,7 +192,16 @@ def test_malformed_recognizer(folder: Path, entry: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "default": "x", "models": {}}', "\xff"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        100_000 * "[",
+        '{"schema": 2}',
+        '{"schema": 1, "default": "x", "models": {}}',
+        "\xff",
+    ],
 )
 def test_malformed_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text, "latin-1")

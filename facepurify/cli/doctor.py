@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 
 from .. import __version__
-from ..errors import FacePurifyError
+from ..errors import FacePurifyError, ProviderError
 from ..purifier import Purifier
 from ..weights import ModelFile, ShippedEntry, read_manifest, read_model, verify_recognizer
 from .finding import default_pack
@@ -30,6 +32,11 @@ _RIVALS = {
         "opencv-contrib-python",
         "opencv-contrib-python-headless",
     ),
+}
+# The library of ONNX Runtime behind each provider for GPUs.
+_GPU_LIBRARIES = {
+    "CUDAExecutionProvider": "onnxruntime_providers_cuda",
+    "TensorrtExecutionProvider": "onnxruntime_providers_tensorrt",
 }
 _OPTIONAL = ("insightface", "torch", "onnx", "onnx2torch", "scikit-image", "scikit-learn")
 
@@ -83,6 +90,8 @@ def check_all() -> Iterator[Check]:
     for module, distributions in _RIVALS.items():
         yield from _check_rivals(module, distributions)
     yield _check_onnxruntime()
+    for provider, library in _GPU_LIBRARIES.items():
+        yield _check_gpu(provider, library)
     for name in _OPTIONAL:
         yield Check(name, "ok", _version(name) or "not installed (optional)")
     yield _check_pack()
@@ -111,6 +120,42 @@ def _check_onnxruntime() -> Check:
         )
     providers = ", ".join(onnxruntime.get_available_providers())
     return Check("onnxruntime", "ok", f"{onnxruntime.__version__} with {providers}")
+
+
+def _check_gpu(provider: str, library: str) -> Check:
+    """Start a provider for GPUs, and say why it does not."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return Check(provider, "ok", "not there, as ONNX Runtime is not (optional)")
+    if provider not in onnxruntime.get_available_providers():
+        detail = "not in this build of ONNX Runtime (optional); for a GPU uninstall onnxruntime, "
+        return Check(provider, "ok", detail + 'then `pip install "facepurify[gpu]"`')
+    try:
+        Purifier(providers=[provider])
+    except ProviderError as error:
+        folder = Path(onnxruntime.__file__).parent / "capi"
+        reason = _missing(folder, library) or str(error)
+        return Check(provider, "warning", f"does not start: {reason}")
+    except FacePurifyError as error:
+        return Check(provider, "warning", f"was not tried: {error}")
+    return Check(provider, "ok", "starts")
+
+
+def _missing(folder: Path, library: str) -> str | None:
+    """Say what a library of ONNX Runtime misses; None if it loads, or if nobody can tell.
+
+    ONNX Runtime itself only logs it.
+    """
+    for name in ("onnxruntime_providers_shared", library):
+        path = next((path for path in folder.glob(f"*{name}.*")), None)
+        if path is None:
+            return f"{folder} has no {name}"
+        try:
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            return str(error)
+    return None
 
 
 def _check_pack() -> Check:

@@ -29,13 +29,16 @@ class FaceFinder:
     Args:
         pack: A folder with a detector, as insightface loads it; no recognizer is needed.
         providers: ONNX Runtime's execution providers; None for the CPU.
+        threads: Threads within an operator; None for ONNX Runtime's default.
 
     Raises:
         MissingExtraError: insightface is not installed.
         ModelNotFoundError: No such folder, or no detector in it.
     """
 
-    def __init__(self, pack: Path, providers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, pack: Path, providers: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
         try:
             from insightface.app import FaceAnalysis
         except ImportError as error:
@@ -44,11 +47,17 @@ class FaceFinder:
             ) from error
         if not pack.is_dir():
             raise ModelNotFoundError(f"expected the folder of an insightface pack, got {pack}")
+        import onnxruntime  # which insightface requires
+
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
         try:
             self._app: Any = FaceAnalysis(
                 name=str(pack),
                 allowed_modules=["detection"],
                 providers=list(providers or ["CPUExecutionProvider"]),
+                sess_options=options,
             )
         except Exception as error:  # among them an AssertionError where there is no detector
             raise ModelNotFoundError(
@@ -104,7 +113,10 @@ def default_pack() -> Path | None:
 
 
 def open_finder(
-    pack: Path | None, aligned: bool, providers: Sequence[str] | None
+    pack: Path | None,
+    aligned: bool,
+    providers: Sequence[str] | None,
+    threads: int | None = None,
 ) -> FaceFinder | None:
     """Open a detector where one is wanted and there.
 
@@ -112,6 +124,7 @@ def open_finder(
         pack: The caller's model pack; None for insightface's default one.
         aligned: Whether every image is an aligned crop, so that none is wanted.
         providers: ONNX Runtime's execution providers; None for the CPU.
+        threads: Threads within an operator; None for ONNX Runtime's default.
 
     Returns:
         The detector; None if every image counts as an aligned crop.
@@ -123,7 +136,7 @@ def open_finder(
     if aligned:
         return None
     pack = pack or default_pack()
-    return None if pack is None else FaceFinder(pack, providers)
+    return None if pack is None else FaceFinder(pack, providers, threads)
 
 
 def locate(pixels: NDArray[np.uint8], finder: FaceFinder | None) -> NDArray[np.float32] | None:

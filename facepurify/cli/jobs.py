@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ImageFileError, OptionError, OutputError, OutputExistsError
+from ..files import target_of
 from ..imagefiles import SUFFIXES
 
-__all__ = ["Job", "check_free", "check_target", "plan"]
+__all__ = ["Job", "Plan", "check_free", "check_target"]
 
 
 class Job(NamedTuple):
@@ -25,61 +26,114 @@ class Job(NamedTuple):
     target: Path
 
 
-def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Pair every image with its place in the output.
+class Plan:
+    """Pairs every image with its place in the output, without a list of them all in memory.
 
     One file may go to a file. Else ``output`` is a folder in which the images keep their places
     relative to the deepest folder that holds them all, so that equal names do not collide.
+    Iterating gives the jobs in the order of the inputs, each file once. Files inside ``output``
+    are left out of the search unless it is itself a folder to search, and so are temporary
+    files that a killed process left behind, and folders behind links.
 
     Args:
         inputs: Image files, and folders to search for them, subfolders included.
         output: The folder for the results; for a single file also the name of the result.
 
-    Returns:
-        The jobs in the order of the inputs, each file once. Files inside ``output`` are left
-        out of the search unless it is itself a folder to search.
+    Attributes:
+        folder: The folder for the results; None where one file goes to a file.
 
     Raises:
         ImageFileError: An input that does not exist, or no image at all.
         OptionError: Inputs on several drives.
         OutputError: ``output`` names a file, but there are several images.
     """
-    output = Path(os.path.abspath(output))
-    roots, sources = [], []
-    for given in inputs:
-        path = Path(os.path.abspath(given))
-        if path.is_dir():
-            roots.append(path)
-            sources += _images_in(path, without=None if path == output else output)
-        elif path.exists():
-            roots.append(path.parent)
-            sources.append(path)
-        else:
+
+    def __init__(self, inputs: Sequence[Path], output: Path) -> None:
+        self._output = Path(os.path.abspath(output))
+        for given in inputs:
+            if not given.exists():
+                raise ImageFileError(
+                    f"expected a file or a folder, got {given}; there is no such thing"
+                )
+        paths = list(dict.fromkeys(Path(os.path.abspath(given)) for given in inputs))
+        self._folders = {path for path in paths if path.is_dir()}
+        self._inputs = [path for path in paths if not self._is_searched(path)]
+        self._files = {path for path in self._inputs if path not in self._folders}
+        self.folder: Path | None = self._output
+        if self._output.suffix.lower() in SUFFIXES and not self._output.is_dir():
+            if self._folders or len(paths) != 1:
+                raise OutputError(
+                    f"expected a folder for the results, got the file name {self._output.name}"
+                )
+            self.folder = None
+        elif self._output.exists() and not self._output.is_dir():
+            raise OutputError(f"expected a folder for the results, got the file {self._output}")
+        roots = [path if path in self._folders else path.parent for path in paths]
+        try:
+            self._root = Path(os.path.commonpath(roots))
+        except ValueError as error:
+            raise OptionError(
+                "expected inputs on one drive; run the command for each drive"
+            ) from error
+        if next(iter(self), None) is None:
             raise ImageFileError(
-                f"expected a file or a folder, got {given}; there is no such thing"
+                f"expected images ({', '.join(SUFFIXES)}) in the folders, found none"
             )
-    sources = list(dict.fromkeys(sources))
-    if not sources:
-        raise ImageFileError(f"expected images ({', '.join(SUFFIXES)}) in the folders, found none")
-    if output.suffix.lower() in SUFFIXES and not output.is_dir():
-        if len(inputs) != 1 or sources != [Path(os.path.abspath(inputs[0]))]:
-            raise OutputError(f"expected a folder for the results, got the file name {output.name}")
-        return [Job(sources[0], output)]
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"expected a folder for the results, got the file {output}")
-    try:
-        root = os.path.commonpath(roots)
-    except ValueError as error:
-        raise OptionError("expected inputs on one drive; run the command for each drive") from error
-    return [Job(source, output / source.relative_to(root)) for source in sources]
+
+    def __iter__(self) -> Iterator[Job]:
+        for path in self._inputs:
+            sources = self._search(path) if path in self._folders else [path]
+            for source in sources:
+                yield Job(source, self._target(source))
+
+    def count(self) -> int:
+        """Count the images."""
+        return sum(1 for _ in self)
+
+    def takes(self, path: Path) -> bool:
+        """Tell whether an absolute path is one of the images to read."""
+        return path in self._files or (path.is_file() and self._is_searched(path))
+
+    def leftovers(self) -> Iterator[Path]:
+        """Find the temporary files that a killed run left in the place of its results."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in _files_in(self.folder):
+            name = target_of(path.name)
+            if name is not None:
+                place = path.with_name(name).relative_to(self.folder)
+                if self.takes(self._root / place):
+                    yield path
+
+    def _target(self, source: Path) -> Path:
+        if self.folder is None:
+            return self._output
+        return self.folder / source.relative_to(self._root)
+
+    def _search(self, folder: Path) -> Iterator[Path]:
+        without = None if folder == self._output else self._output
+        return (path for path in _files_in(folder, without) if _is_image(path.name))
+
+    def _is_searched(self, path: Path) -> bool:
+        """Tell whether the search of another input comes across a file or a folder."""
+        if not (path in self._folders or _is_image(path.name)):
+            return False
+        above = path if path in self._folders else path.parent
+        while above.parent != above:
+            if above in self._folders and above != path:
+                return True
+            if above.is_symlink() or above == self._output:
+                return False
+            above = above.parent
+        return above in self._folders and above != path
 
 
-def check_target(job: Job, sources: set[Path], overwrite: bool) -> bool:
+def check_target(job: Job, plan: Plan, overwrite: bool) -> bool:
     """Make sure that writing a result destroys nothing that was not given up.
 
     Args:
         job: The image and where its result goes.
-        sources: All images of this run.
+        plan: All images of this run.
         overwrite: Whether older files, the input itself included, may be replaced.
 
     Returns:
@@ -97,7 +151,7 @@ def check_target(job: Job, sources: set[Path], overwrite: bool) -> bool:
                 f"expected another file than the input {job.target}; --overwrite replaces it"
             )
         return True
-    if job.target in sources:
+    if plan.takes(job.target):
         raise OutputExistsError(f"expected a free name, but {job.target} is another input")
     check_free(job.target, overwrite)
     return False
@@ -117,12 +171,27 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"expected a free name, {path} exists; --overwrite replaces it")
 
 
-def _images_in(folder: Path, without: Path | None) -> list[Path]:
-    """Find the image files below a folder, in alphabetical order, leaving out one subfolder."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not (without is not None and path.is_relative_to(without))
-    )
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and target_of(name) is None
+
+
+def _files_in(folder: Path, without: Path | None = None) -> Iterator[Path]:
+    """Walk the files below a folder in alphabetical order, leaving out one subfolder."""
+    open_folders = [iter(_entries(folder))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            if Path(entry.path) != without:
+                open_folders.append(iter(_entries(entry.path)))
+        elif entry.is_file():
+            yield Path(entry.path)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ImageFileError(f"could not search {folder}: {error.strerror}") from error

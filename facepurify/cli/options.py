@@ -50,4 +50,4 @@ def purifier_of(args: argparse.Namespace) -> Purifier:
 
 def finder_of(args: argparse.Namespace) -> FaceFinder | None:
     """Open the detector that the options ask for, None for aligned crops."""
-    return open_finder(args.pack, args.aligned, args.providers)
+    return open_finder(args.pack, args.aligned, args.providers, args.threads)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..errors import FacePurifyError, NoFaceError, OutputError
+import cv2
+
+from .. import __version__
+from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path
-from ..imagefiles import read_image, write_image
-from ..purifier import Purifier
-from .finding import FaceFinder, locate
-from .jobs import Job, check_target, plan
+from ..imagefiles import is_whole, read_image, write_image
+from ..runtime import CPU
+from .finding import default_pack, locate
+from .jobs import Job, Plan, check_target
 from .options import add_face_options, add_purifier_options, finder_of, purifier_of
+from .pool import cores, map_processes
+from .record import FAILED, FailureList, begin_run, make_folder
 
 __all__ = ["add_arguments", "run"]
+
+_FEW = 64  # images up to which starting processes takes longer than the images
+_SHOWN = 20  # failures on the screen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +42,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder for the results; for a single image also a file name",
     )
-    parser.add_argument(
+    older = parser.add_mutually_exclusive_group()
+    older.add_argument(
         "--overwrite", action="store_true", help="replace files that exist, the inputs included"
+    )
+    older.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was stopped: keep its results, and try again what failed",
     )
     parser.add_argument(
         "--keep-faceless",
         action="store_true",
         help="copy photos in which no face was found, instead of counting them as failed",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes; each needs memory for one image (default: one a core on the CPU, "
+        f"one in all for up to {_FEW} images or another provider)",
     )
     parser.add_argument("--seed", type=int, help="makes a sampled mask repeatable")
     add_face_options(parser)
@@ -48,58 +71,189 @@ def run(args: argparse.Namespace) -> int:
     """Purify every image; one that fails does not stop the rest.
 
     Returns:
-        The exit status: 1 if any image failed.
+        The exit status: 1 if any image failed, 130 if the user stopped it.
     """
     from tqdm import tqdm
 
-    jobs = plan(args.inputs, args.output)
-    sources = {job.source for job in jobs}
-    purifier, finder = purifier_of(args), finder_of(args)
-    failures: list[tuple[Path, FacePurifyError]] = []
-    faces = copied = replaced = 0
-    for job in tqdm(jobs, unit="image", disable=None):
+    plan = Plan(args.inputs, args.output)
+    count = plan.count()
+    workers = _workers(args, count)
+    worker = _Worker(args, plan)
+    name = worker.purifier.info.name
+    tally = _Tally()
+    if plan.folder is not None:
+        worker.keep = begin_run(
+            plan.folder, worker.options(), overwrite=args.overwrite, resume=args.resume
+        )
+        if worker.keep:
+            _remove(plan.leftovers())
+    with FailureList(None if plan.folder is None else plan.folder / FAILED) as failures:
+        outcomes: Iterator[tuple[Job, _Outcome | FacePurifyError]]
+        if workers == 1:
+            outcomes = ((job, worker(job)) for job in plan)
+        else:
+            make = functools.partial(_Worker, args, plan, worker.keep, threads=args.threads or 1)
+            del worker
+            outcomes = map_processes(make, plan, workers)
         try:
-            in_place = check_target(job, sources, args.overwrite)
-            try:
-                faces += _purify_file(job, purifier, finder, args.seed)
-            except NoFaceError:
-                if not args.keep_faceless:
-                    raise
-                _copy(job)
-                copied += 1
-            else:
-                replaced += in_place
+            for job, outcome in tqdm(outcomes, total=count, unit="image", disable=None):
+                if isinstance(outcome, FacePurifyError):
+                    outcome = _Outcome(error=outcome)
+                tally.add(job, outcome)
+                if outcome.error is not None:
+                    failures.add(job.source, outcome.error)
+        except KeyboardInterrupt:
+            tally.report(count, name, failures.path)
+            print("stopped; --resume goes on", file=sys.stderr)
+            return 130
+    tally.report(count, name, failures.path)
+    return 1 if tally.failed else 0
+
+
+class _Outcome(NamedTuple):
+    """What became of one image.
+
+    Attributes:
+        faces: Faces that were purified.
+        copied: Whether it was copied, for want of a face.
+        kept: Whether its result was there already.
+        replaced: Whether its result replaced it.
+        error: Why it failed; None if it did not.
+    """
+
+    faces: int = 0
+    copied: bool = False
+    kept: bool = False
+    replaced: bool = False
+    error: FacePurifyError | None = None
+
+
+class _Tally:
+    """Counts the outcomes, and reports them."""
+
+    def __init__(self) -> None:
+        self.done = self.faces = self.copied = self.kept = self.replaced = self.failed = 0
+        self._shown: list[str] = []
+
+    def add(self, job: Job, outcome: _Outcome) -> None:
+        self.faces += outcome.faces
+        self.copied += outcome.copied
+        self.kept += outcome.kept
+        self.replaced += outcome.replaced
+        if outcome.error is None:
+            self.done += not (outcome.copied or outcome.kept)
+            return
+        self.failed += 1
+        if self.failed <= _SHOWN:
+            reason = str(outcome.error)
+            named = str(job.source) in reason
+            self._shown.append(f"  {reason}" if named else f"  {job.source}: {reason}")
+
+    def report(self, count: int, name: str, path: Path | None) -> None:
+        print(f"purified {self.faces} face(s) in {self.done} of {count} image(s) with {name}")
+        if self.kept:
+            print(f"kept {self.kept} result(s) of an earlier run")
+        if self.copied:
+            print(f"copied {self.copied} image(s) without a face as they are")
+        if self.replaced:
+            print(f"replaced {self.replaced} input file(s)")
+        if self.failed:
+            if path is not None:
+                print(f"listed the failures in {path}")
+            print(
+                f"{self.failed} image(s) failed, nothing was written for them:",
+                *self._shown,
+                *([f"  and {self.failed - _SHOWN} more"] if self.failed > _SHOWN else []),
+                sep="\n",
+                file=sys.stderr,
+            )
+
+
+class _Worker:
+    """Purifies one image file after the other.
+
+    Args:
+        args: The command's arguments.
+        plan: All images of the run.
+        keep: Whether whole results that are there already are kept.
+        threads: Threads within an operator, for a process that shares the cores with others;
+            None for those of ``args``.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        plan: Plan,
+        keep: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None:
+            args.threads = threads
+            cv2.setNumThreads(threads)
+        self._args = args
+        self._plan = plan
+        self.keep = keep
+        self.purifier = purifier_of(args)
+        self._finder = finder_of(args)
+
+    def options(self) -> dict[str, Any]:
+        """Name whatever the results depend on, as JSON has it."""
+        args = self._args
+        pack = None if args.aligned else args.pack or default_pack()
+        return {
+            "facepurify": __version__,
+            "model": self.purifier.info.name,
+            "sha256": self.purifier.info.sha256,
+            "mask": args.mask or next(iter(self.purifier.info.masks), None),
+            "seed": args.seed,
+            "pack": None if pack is None else str(pack.absolute()),
+        }
+
+    def __call__(self, job: Job) -> _Outcome:
+        """Purify one file; whatever is wrong with it comes back as the outcome's error."""
+        try:
+            return self._purify(job)
         except FacePurifyError as error:
-            failures.append((job.source, error))
-    done = len(jobs) - len(failures) - copied
-    print(f"purified {faces} face(s) in {done} of {len(jobs)} image(s) with {purifier.info.name}")
-    if copied:
-        print(f"copied {copied} image(s) without a face as they are")
-    if replaced:
-        print(f"replaced {replaced} input file(s)")
-    if failures:
-        print(f"{len(failures)} image(s) failed, nothing was written for them:", file=sys.stderr)
-        for source, reason in failures:
-            named = str(source) in str(reason)
-            print(f"  {reason}" if named else f"  {source}: {reason}", file=sys.stderr)
-    return 1 if failures else 0
+            return _Outcome(error=error)
+        except MemoryError:
+            reason = "expected an image that fits into memory; scale it down"
+        except OSError as error:  # such as a file that vanished in between
+            reason = f"could not be looked at: {error}"
+        return _Outcome(error=ImageFileError(f"{job.source}: {reason}"))
+
+    def _purify(self, job: Job) -> _Outcome:
+        there = self.keep and job.target.exists() and not job.target.samefile(job.source)
+        if there and not self._plan.takes(job.target) and is_whole(job.target):
+            return _Outcome(kept=True)
+        in_place = check_target(job, self._plan, self._args.overwrite or there)
+        try:
+            image = read_image(job.source)
+            landmarks = locate(image.pixels, self._finder)
+        except NoFaceError:
+            if not self._args.keep_faceless:
+                raise
+            if not in_place:
+                _copy(job)
+            return _Outcome(copied=True)
+        purified = self.purifier.purify(image.pixels, landmarks=landmarks, seed=self._args.seed)
+        make_folder(job.target.parent)
+        write_image(job.target, purified, alpha=image.alpha, lossless=image.lossless)
+        return _Outcome(1 if landmarks is None else len(landmarks), replaced=in_place)
 
 
-def _purify_file(job: Job, purifier: Purifier, finder: FaceFinder | None, seed: int | None) -> int:
-    """Purify one file and return the number of its faces."""
-    image = read_image(job.source)
-    landmarks = locate(image.pixels, finder)
-    purified = purifier.purify(image.pixels, landmarks=landmarks, seed=seed)
-    _make_folder(job.target.parent)
-    write_image(job.target, purified, alpha=image.alpha, lossless=image.lossless)
-    return 1 if landmarks is None else len(landmarks)
+def _workers(args: argparse.Namespace, count: int) -> int:
+    """Choose the number of processes."""
+    if args.workers is not None:
+        if args.workers < 1:
+            raise OptionError(f"expected workers >= 1, got {args.workers}")
+        return min(int(args.workers), count)
+    elsewhere = any(provider != CPU for provider in args.providers or [])
+    return 1 if count <= _FEW or elsewhere else min(cores(), count)
 
 
 def _copy(job: Job) -> None:
-    """Copy a file as it is; over itself there is nothing to do."""
-    if job.target.exists() and job.target.samefile(job.source):
-        return
-    _make_folder(job.target.parent)
+    """Copy a file as it is."""
+    make_folder(job.target.parent)
     try:
         with atomic_path(job.target) as temporary:
             shutil.copyfile(job.source, temporary)
@@ -107,8 +261,10 @@ def _copy(job: Job) -> None:
         raise OutputError(f"could not copy to {job.target}: {error}") from error
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"could not make the folder {folder}: {error.strerror}") from error
+def _remove(paths: Iterator[Path]) -> None:
+    """Remove what a killed run left half written."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"could not remove {path}: {error.strerror}") from error

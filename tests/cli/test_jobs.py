@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from facepurify import ImageFileError, OptionError, OutputError, OutputExistsError
-from facepurify.cli.jobs import Job, check_free, check_target, plan
+from facepurify.cli.jobs import Job, Plan, check_free, check_target
 
 
 def files(root: Path, *names: str) -> list[Path]:
@@ -17,6 +17,14 @@ def files(root: Path, *names: str) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     return paths
+
+
+def plan(inputs: list[Path], output: Path) -> list[Job]:
+    whole = Plan(inputs, output)
+    jobs = list(whole)
+    assert whole.count() == len(jobs)
+    assert all(whole.takes(job.source) for job in jobs)
+    return jobs
 
 
 def targets(jobs: list[Job], output: Path) -> list[str]:
@@ -101,7 +109,7 @@ def test_outputs_that_are_none(tmp_path):
 
 def test_nothing_is_replaced_unasked(tmp_path):
     source, other, old = files(tmp_path, "a.png", "b.png", "out/a.png")
-    sources = {source, other}
+    sources = Plan([source, other], tmp_path / "out")
     assert not check_target(Job(source, tmp_path / "out" / "new.png"), sources, False)
     with pytest.raises(OutputExistsError, match="exists; --overwrite replaces it"):
         check_target(Job(source, old), sources, False)
@@ -118,7 +126,50 @@ def test_a_link_to_the_input_is_the_input(tmp_path):
     link = tmp_path / "link.png"
     os.link(source, link)
     with pytest.raises(OutputExistsError, match="another file than the input"):
-        check_target(Job(source, link), {source}, False)
+        check_target(Job(source, link), Plan([source], tmp_path / "out"), False)
+
+
+def test_the_search_is_in_alphabetical_order_and_follows_no_links(tmp_path):
+    files(tmp_path / "in", "b/x.png", "a.png", "b.png", "c/y.png", "c.png")
+    files(tmp_path / "else", "z.png")
+    (tmp_path / "in" / "d").symlink_to(tmp_path / "else")
+    (tmp_path / "in" / "e.png").symlink_to(tmp_path / "else" / "z.png")
+    (tmp_path / "in" / "f.png").symlink_to(tmp_path / "nowhere.png")
+    names = targets(plan([tmp_path / "in"], tmp_path / "out"), tmp_path / "out")
+    assert names == ["a.png", "b/x.png", "b.png", "c/y.png", "c.png", "e.png"]
+    # what the search does not come across is not taken for a part of it
+    assert len(plan([tmp_path / "in", tmp_path / "in" / "d"], tmp_path / "out")) == 7
+    assert len(plan([tmp_path / "in", tmp_path / "in" / "d" / "z.png"], tmp_path / "out")) == 7
+    assert len(plan([tmp_path / "in" / "c", tmp_path / "in"], tmp_path / "out")) == 6
+
+
+def test_a_file_of_another_suffix_is_read_where_it_is_named(tmp_path):
+    (odd,) = files(tmp_path, "in/face.tif")
+    assert plan([odd, tmp_path / "in"], tmp_path / "out") == [
+        Job(odd, tmp_path / "out" / "face.tif")
+    ]
+
+
+def test_a_folder_that_cannot_be_searched_stops_the_run(tmp_path, monkeypatch):
+    files(tmp_path, "in/a.png")
+
+    def denied(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ImageFileError, match=r"could not search .*in: Permission denied"):
+        Plan([tmp_path / "in"], tmp_path / "out")
+
+
+def test_temporary_files_are_no_images(tmp_path):
+    half = ".a.0123456789abcdef.png"
+    files(tmp_path, "in/a.png", "in/deep/b.png", f"in/{half}")
+    output = tmp_path / "out"
+    ours = files(output, half, "deep/.b.0123456789abcdef.png")
+    files(output, ".c.0123456789abcdef.png", "a.png", ".hidden.png")
+    whole = Plan([tmp_path / "in"], output)
+    assert targets(list(whole), output) == ["a.png", "deep/b.png"]
+    assert sorted(whole.leftovers()) == sorted(ours)
 
 
 def test_check_free(tmp_path):

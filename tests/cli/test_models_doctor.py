@@ -8,9 +8,11 @@ import shutil
 import sys
 from importlib import metadata
 
+import onnxruntime
 import pytest
 
 from facepurify import weights
+from facepurify.runtime import Session
 
 
 @pytest.fixture
@@ -176,9 +178,59 @@ def test_insightface_that_does_not_import(run, shipped, crop_file, tmp_path, mon
     assert "expected insightface to import" in err
 
 
+def test_a_gpu_that_is_not_there(run, shipped, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "ok      CUDAExecutionProvider: not in this build of ONNX Runtime" in out
+    assert "ok      TensorrtExecutionProvider: not in this build" in out
+
+
+def test_why_a_gpu_does_not_start(run, shipped, tmp_path, monkeypatch):
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    original = onnxruntime.InferenceSession
+
+    def on_the_cpu(content, options, **_):
+        return original(content, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    status, out, _ = run("doctor")
+    assert status == 0
+    folder = tmp_path / "capi"
+    assert (
+        f"warning CUDAExecutionProvider: does not start: {folder} has no "
+        "onnxruntime_providers_shared" in out
+    )
+    folder.mkdir()
+    for name in ("shared", "cuda"):
+        (folder / f"libonnxruntime_providers_{name}.so").write_bytes(b"no library")
+    loaded = []
+
+    def load(path, *_):
+        loaded.append(path)
+        if "cuda" in path:
+            raise OSError("libcublasLt.so.12: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", load)
+    status, out, _ = run("doctor")
+    assert "CUDAExecutionProvider: does not start: libcublasLt.so.12: cannot open shared" in out
+    assert "TensorrtExecutionProvider: does not start" in out
+    assert "has no onnxruntime_providers_tensorrt" in out
+
+    (folder / "libonnxruntime_providers_tensorrt.so").write_bytes(b"no library")
+    assert "expected TensorrtExecutionProvider to start" in run("doctor")[1]
+    monkeypatch.setattr(Session, "_open", lambda _: None)
+    assert "ok      CUDAExecutionProvider: starts" in run("doctor")[1]
+    (shipped / "tiny.onnx").unlink()
+    assert "warning CUDAExecutionProvider: was not tried: expected" in run("doctor")[1]
+
+
 def test_no_onnxruntime(run, shipped, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     status, out, _ = run("doctor")
     assert status == 1
     assert "broken  onnxruntime: " in out
+    assert "ok      CUDAExecutionProvider: not there, as ONNX Runtime is not" in out
     assert 'pip install "facepurify[cpu]"' in out

@@ -1,0 +1,174 @@
+"""Purifying columns of images: the callable that Ray Data's ``map_batches`` takes.
+
+Ray itself is not imported here: a batch is a dictionary of numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError, FacePurifyError, ImageShapeError, ImageTypeError
+from .imagefiles import DecodedImage, decode_image, encode_image
+from .images import SIZE, Array, Colour, check_colour
+from .purifier import Purifier
+
+__all__ = ["PurifyBatch"]
+
+
+class PurifyBatch:
+    """Purifies one column of a batch and leaves the others alone.
+
+    Ray makes one in each worker (``Dataset.map_batches(PurifyBatch, ...)``). A row's result does
+    not depend on the worker, on the batch, or on how often a dead worker's batch is done again.
+
+    Args:
+        column: The images: encoded (the bytes of JPEG, PNG or WebP files), arrays HxWx3 or HxW
+            of one size or of several, or such arrays as nested lists, as Parquet holds them.
+        landmarks: None if every image is an aligned crop; else the column with the landmarks in
+            each, [5, 2] or [M, 5, 2] in pixels.
+        errors: None to raise the first error, which ends a Ray job; else the name of a column
+            to add, with the reason for each row that failed and "" for the others. An image
+            that failed is replaced by no bytes, or by a black one: it is never passed on.
+        color: Channel order of arrays; Ray's ``read_images`` gives ``"rgb"``.
+        model: As for :class:`~facepurify.Purifier`.
+        mask: As for :class:`~facepurify.Purifier`.
+        seed: As for :meth:`~facepurify.Purifier.purify`; one draw for every batch.
+        providers: As for :class:`~facepurify.Purifier`.
+        threads: As for :class:`~facepurify.Purifier`; one by default, since Ray counts a worker
+            as one core.
+
+    Raises:
+        FacePurifyError: As :class:`~facepurify.Purifier`.
+
+    Example:
+        >>> batch = {"id": np.arange(2), "image": np.full((2, 112, 112, 3), 128, np.uint8)}
+        >>> purified = PurifyBatch()(batch)
+        >>> purified["image"].shape, purified["id"]
+        ((2, 112, 112, 3), array([0, 1]))
+    """
+
+    def __init__(
+        self,
+        column: str = "image",
+        *,
+        landmarks: str | None = None,
+        errors: str | None = None,
+        color: Colour = "rgb",
+        model: str | None = None,
+        mask: str | None = None,
+        seed: int | None = None,
+        providers: list[str] | None = None,
+        threads: int | None = 1,
+    ) -> None:
+        check_colour(color)
+        self._column = column
+        self._landmarks = landmarks
+        self._errors = errors
+        self._color = color
+        self._seed = seed
+        self._purifier = Purifier(model, providers=providers, threads=threads, mask=mask)
+
+    def __call__(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+        """Purify a batch.
+
+        Args:
+            batch: Columns by name, as ``batch_format="numpy"`` (Ray's default) gives them.
+
+        Returns:
+            The same columns, with the purified images in the kind that they came in (an encoded
+            one in its format, nested lists as arrays), and the column of errors if wanted.
+
+        Raises:
+            DataError: A column is missing.
+            FacePurifyError: As :meth:`~facepurify.Purifier.purify`, unless ``errors`` is set.
+        """
+        for name in (self._column, self._landmarks):
+            if name is not None and name not in batch:
+                raise DataError(f"expected a column {name!r}, the columns are: {', '.join(batch)}")
+        values = list(batch[self._column])
+        places = None if self._landmarks is None else list(batch[self._landmarks])
+        reasons = [""] * len(values)
+        try:
+            purified = self._purify(values, places)
+        except FacePurifyError:
+            if self._errors is None:
+                raise
+            purified = []
+            encoded = any(isinstance(value, bytes) for value in values)
+            for row, value in enumerate(values):
+                place = None if places is None else places[row : row + 1]
+                try:
+                    purified += self._purify([value], place)
+                except FacePurifyError as error:
+                    reasons[row] = str(error)
+                    purified.append(b"" if encoded else _black(value))
+        result: dict[str, Any] = {**batch, self._column: _column(purified)}
+        if self._errors is not None:
+            result[self._errors] = np.array(reasons, dtype=object)
+        return result
+
+    def _purify(self, values: list[Any], places: list[Any] | None) -> list[Array | bytes]:
+        """Purify all rows at once."""
+        if not values:
+            return []
+        files = [decode_image(value) if isinstance(value, bytes) else None for value in values]
+        images = [
+            _array(value, "an image") if file is None else _in_order(file.pixels, self._color)
+            for file, value in zip(files, values, strict=True)
+        ]
+        purified = self._purifier.purify(
+            images,
+            landmarks=None if places is None else [_array(place, "landmarks") for place in places],
+            color=self._color,
+            seed=self._seed,
+        )
+        return [
+            image if file is None else _encoded(_in_order(image, self._color), file)
+            for file, image in zip(files, purified, strict=True)
+        ]
+
+
+def _in_order(pixels: Array, color: Colour) -> Array:
+    """Swap between the BGR of an image file and the order of the arrays."""
+    return pixels[..., ::-1] if pixels.ndim == 3 and color == "rgb" else pixels
+
+
+def _encoded(pixels: Array, file: DecodedImage) -> bytes:
+    """Encode an image as it was."""
+    pixels = np.ascontiguousarray(pixels)
+    return encode_image(pixels, file.format, alpha=file.alpha, lossless=file.lossless)
+
+
+def _array(value: object, what: str) -> Array:
+    """Make one array of an array, or of the nested arrays and lists that Parquet gives."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value
+    if isinstance(value, np.ndarray | list) and len(value):
+        if not isinstance(value[0], np.ndarray | list):
+            return np.asarray(value)
+        try:
+            return np.stack([_array(part, what) for part in value])
+        except ValueError as error:
+            raise ImageShapeError(f"expected {what} of one size, got {error}") from None
+    raise ImageTypeError(f"expected {what} as an array, got {type(value).__name__}")
+
+
+def _black(value: object) -> Array:
+    """Stand in for an image that failed."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return np.zeros_like(value)
+    return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+
+def _column(values: list[Array | bytes]) -> Array:
+    """Put images into a column: one array where all are alike, else one object for each."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if arrays and len(arrays) == len(values) and len({(a.shape, a.dtype) for a in arrays}) == 1:
+        return np.stack(arrays)
+    column = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        column[row] = value
+    return column

@@ -1,0 +1,253 @@
+"""``purify`` on folders: several processes, what failed, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facepurify import Purifier
+from facepurify.cli.record import FAILED, RUN
+from facepurify.imagefiles import read_image, write_image
+
+CROPS = 120
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Crops in subfolders, each of one colour that says which it is; two are broken."""
+    for number in range(CROPS):
+        path = tmp_path / "in" / str(number % 3) / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((448, 448, 3), number, np.uint8))
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "in" / "0" / "half.png").write_bytes(path.read_bytes()[:200])
+    return tmp_path / "in"
+
+
+def command(folder: Path, model: Path, *options: object) -> list[str]:
+    arguments = ["purify", folder, "-o", folder.parent / "out", "--model", model, *options]
+    return [sys.executable, "-m", "facepurify", *map(str, arguments)]
+
+
+def state(output: Path) -> dict[str, tuple[int, int]]:
+    """Which file each result is, and when it was written; what is being written left out."""
+    found = {}
+    for path in output.rglob("[!.]*.png"):
+        status = path.stat()
+        found[path.relative_to(output).as_posix()] = (status.st_ino, status.st_mtime_ns)
+    return found
+
+
+def check(folder: Path, model: Path) -> None:
+    """Every image has its own result, whole, and nothing else is there."""
+    output = folder.parent / "out"
+    assert len(state(output)) == CROPS
+    with Purifier(model, threads=1) as purifier:
+        for number in range(CROPS):
+            name = f"{number % 3}/{number:03}.png"
+            expected = purifier.purify(read_image(folder / name).pixels)
+            np.testing.assert_array_equal(read_image(output / name).pixels, expected)
+    lines = [json.loads(line) for line in (output / FAILED).read_text().splitlines()]
+    assert sorted((line["source"], line["error"]) for line in lines) == [
+        (str(folder / "0" / "half.png"), "ImageFileError"),
+        (str(folder / "bad.png"), "ImageFileError"),
+    ]
+    assert all("expected" in line["message"] for line in lines)
+    assert len([path for path in output.rglob("*") if path.is_file()]) == CROPS + len([FAILED, RUN])
+
+
+def test_several_processes_do_what_one_does(folder, tiny_model, run):
+    output = folder.parent / "out"
+    status, out, err = run(*command(folder, tiny_model)[3:], "--workers", 2)
+    assert status == 1
+    assert f"purified {CROPS} face(s) in {CROPS} of {CROPS + 2} image(s) with tiny" in out
+    assert f"listed the failures in {output / FAILED}" in out
+    assert err.startswith("2 image(s) failed, nothing was written for them:\n")
+    check(folder, tiny_model)
+    before = state(output)
+    status, out, _ = run(*command(folder, tiny_model)[3:], "--workers", 1, "--resume")
+    assert status == 1
+    assert "purified 0 face(s)" in out
+    assert f"kept {CROPS} result(s) of an earlier run" in out
+    assert state(output) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="kills process groups")
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_a_killed_run_is_gone_on_with(folder, tiny_model, whole_group):
+    output = folder.parent / "out"
+    done: dict[str, tuple[int, int]] = {}
+    for enough in (2, 30):  # two runs are killed, the third ends
+        process = subprocess.Popen(
+            command(folder, tiny_model, "--workers", 2, "--resume"),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while len(state(output)) < enough:
+            assert process.poll() is None
+            time.sleep(0.001)
+        if whole_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()  # its workers must end by themselves
+        assert process.wait() == -signal.SIGKILL
+        wait_for_the_end_of(process.pid)
+        now = state(output)
+        assert done.items() <= now.items()
+        assert len(now) < CROPS
+        for name in now:
+            assert read_image(output / name).pixels.shape == (448, 448, 3)
+        done = now
+    finished = subprocess.run(
+        command(folder, tiny_model, "--workers", 2, "--resume"), capture_output=True, text=True
+    )
+    assert finished.returncode == 1, finished.stderr
+    assert f"kept {len(done)} result(s)" in finished.stdout
+    assert done.items() <= state(output).items()  # nothing was done again
+    check(folder, tiny_model)
+
+
+def wait_for_the_end_of(group: int) -> None:
+    """Wait until no process of a group is left that still runs."""
+    for _ in range(6000):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail("a worker lives on without its parent")
+
+
+def test_a_damaged_result_is_made_again(crop_file, tiny_model, tmp_path, run):
+    write_image(crop_file.parent / "other.png", np.zeros((112, 112, 3), np.uint8))
+    output = tmp_path / "out"
+    arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
+    assert run(*arguments)[0] == 0
+    whole = (output / "crop.png").read_bytes()
+    half = output / ".other.0123456789abcdef.png"
+    (output / "crop.png").write_bytes(whole[:100])
+    half.write_bytes(whole[:50])
+    status, out, err = run(*arguments, "--resume")
+    assert (status, err) == (0, "")
+    assert "purified 1 face(s) in 1 of 2 image(s)" in out
+    assert "kept 1 result(s)" in out
+    assert (output / "crop.png").read_bytes() == whole
+    assert not half.exists()
+
+
+def test_results_of_other_options_are_not_mixed(crop_file, tiny_model, invert_model, tmp_path, run):
+    output = tmp_path / "out"
+    arguments = ["purify", crop_file.parent, "-o", output]
+    assert run(*arguments, "--model", tiny_model)[0] == 0
+    for options in (
+        ["--model", invert_model],
+        ["--model", tiny_model, "--mask", "fixed"],
+        ["--model", tiny_model, "--seed", 1],
+    ):
+        status, _, err = run(*arguments, *options, "--resume")
+        assert status == 1
+        assert "expected the options that the results in" in err
+    assert "another mask, model, sha256" in run(*arguments, "--model", invert_model)[2]
+    assert run(*arguments, "--model", tiny_model, "--resume")[0] == 0
+
+
+def test_results_without_a_note_are_not_kept(crop_file, tiny_model, tmp_path, run):
+    output = tmp_path / "out"
+    arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
+    assert run(*arguments)[0] == 0
+    assert run(*arguments, "--overwrite")[0] == 0  # which could not be gone on with
+    assert not (output / RUN).exists()
+    status, _, err = run(*arguments, "--resume")
+    assert status == 1
+    assert "exists; --overwrite replaces it" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a": '])
+def test_a_note_that_is_none(crop_file, tiny_model, tmp_path, run, content):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / RUN).write_bytes(content)
+    status, _, err = run("purify", crop_file, "-o", output, "--model", tiny_model, "--resume")
+    assert status == 1
+    assert "expected a JSON object in" in err
+
+
+def test_an_input_is_no_result(crop_file, tiny_model, tmp_path, run):
+    output = crop_file.parent
+    status, _, err = run("purify", output, "-o", output, "--model", tiny_model, "--resume")
+    assert status == 1
+    status, _, err = run("purify", output, "-o", output, "--model", tiny_model, "--resume")
+    assert status == 1
+    assert "expected another file than the input" in err
+
+
+def test_many_failures_are_listed_and_not_all_shown(tiny_model, tmp_path, run):
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        (tmp_path / "in" / f"{number}.png").write_bytes(b"")
+    output = tmp_path / "out"
+    status, _, err = run("purify", tmp_path / "in", "-o", output, "--model", tiny_model)
+    assert status == 1
+    assert err.startswith("30 image(s) failed")
+    assert err.endswith("\n  and 10 more\n")
+    assert len((output / FAILED).read_text().splitlines()) == 30
+    write_image(tmp_path / "in" / "0.png", np.zeros((112, 112, 3), np.uint8))
+    run("purify", tmp_path / "in", "-o", output, "--model", tiny_model, "--resume")
+    assert len((output / FAILED).read_text().splitlines()) == 29
+
+
+def test_one_file_to_one_file_leaves_nothing_else(crop_file, tiny_model, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "one.png"
+    assert run("purify", crop_file, "-o", target, "--model", tiny_model)[0] == 0
+    assert list((tmp_path / "out").iterdir()) == [target]
+
+
+def test_the_user_stops_it(crop_file, tiny_model, tmp_path, run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Purifier, "purify", stop)
+    status, out, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
+    assert status == 130
+    assert "purified 0 face(s) in 0 of 1 image(s)" in out
+    assert "stopped; --resume goes on" in err
+
+
+def test_one_image_that_asks_for_too_much(crop_file, tiny_model, tmp_path, run, monkeypatch):
+    def too_much(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Purifier, "purify", too_much)
+    status, _, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
+    assert status == 1
+    assert f"{crop_file}: expected an image that fits into memory" in err
+
+
+def test_a_file_that_vanishes(crop_file, tiny_model, tmp_path, run, monkeypatch):
+    def vanished(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("facepurify.cli.purify.check_target", vanished)
+    status, _, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
+    assert status == 1
+    assert f"{crop_file}: could not be looked at" in err
+
+
+def test_wrong_workers(crop_file, tiny_model, tmp_path, run):
+    arguments = ["purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model]
+    status, _, err = run(*arguments, "--workers", 0)
+    assert status == 1
+    assert "expected workers >= 1, got 0" in err
+    with pytest.raises(SystemExit):
+        run(*arguments, "--resume", "--overwrite")

@@ -1,0 +1,187 @@
+"""That the benchmarks run, on sizes that measure nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from facepurify import ImageFileError
+from facepurify.imagefiles import decode_image, encode_image
+from facepurify.onnxfile import read_contract
+from facepurify.runtime import Session
+from facepurify.weights import read_manifest, read_model
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name: str) -> ModuleType:
+    """Import a benchmark by its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class TestSoak:
+    """Memory over time."""
+
+    @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+    def test_two_seconds(self, tmp_path, tiny_model):
+        pytest.importorskip("insightface", reason="needs insightface for its bundled photos")
+        out = tmp_path / "soak.json"
+        # the limit is not for seconds: caches still fill
+        done = run(
+            "soak", "--minutes", 2 / 60, "--limit", 1000, "--model", tiny_model, "--out", out
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        record = json.loads(out.read_text())
+        assert record["different"] == {}
+        assert len(record["calls"]) == 7
+        assert record["megabytes"]["highest"] > 10
+
+    def test_growth(self):
+        growth = script("soak").growth
+        assert growth([100.0] * 50) == 0
+        assert growth([100.0 + number for number in range(50)]) == pytest.approx(38.3, abs=0.1)
+        assert growth([100, 500, *[100] * 48]) == 0  # a peak is no growth
+        assert growth([200.0, 100.0]) == -50
+
+    def test_what_differs_is_told(self):
+        numbers = iter(range(10**9))
+        calls = {"same": lambda: b"", "other": lambda: str(next(numbers)).encode()}
+        made, different, samples = script("soak").soak(calls, 0.3, 2)
+        assert samples
+        assert made["other"] == different["other"] > 0
+        assert set(different) == {"other"}
+
+
+class TestFuzz:
+    """Hostile files by the thousand."""
+
+    @pytest.mark.parametrize("engine", ["random", "atheris"])
+    def test_seconds(self, tmp_path, engine):
+        if engine == "atheris":
+            pytest.importorskip("atheris", reason="needs atheris")
+        out = tmp_path / "fuzz.json"
+        arguments = ["--minutes", 8 / 60, "--findings", tmp_path / "found", "--out", out]
+        done = run("fuzz", "--engine", engine, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        record = json.loads(out.read_text())
+        assert set(record) == {"image", "manifest", "contract", "model"}
+        assert all(result["inputs"] > 10 for result in record.values())
+        assert list((tmp_path / "found").iterdir()) == []
+
+    @pytest.mark.parametrize("target", ["image", "manifest", "contract", "model"])
+    def test_seeds_are_sound(self, target, tmp_path):
+        fuzz = script("fuzz")
+        for seed in fuzz.seeds(target):
+            if target == "image":
+                assert decode_image(seed).pixels.size
+                assert fuzz.with_checksums(seed) == seed
+            elif target == "manifest" and json.loads(seed)["models"]:
+                (tmp_path / "manifest.json").write_bytes(seed)
+                assert read_manifest(tmp_path).models
+            elif target == "contract":
+                assert read_contract(seed).outputs
+            elif target == "model":
+                image = np.zeros((1, 3, 112, 112), np.float32)
+                (purified,) = Session(seed, threads=1).run(["purified"], {"image": image})
+                assert purified.shape == image.shape
+
+    def test_what_breaks_is_found_and_kept(self, tmp_path, monkeypatch):
+        fuzz = script("fuzz")
+        broken = []
+
+        def fragile(data: bytes) -> None:
+            if len(data) % 7 == 0:
+                broken.append(data)
+                raise KeyError(len(data))
+
+        monkeypatch.setattr(fuzz, "targets", lambda: {"image": fragile})
+        with pytest.raises(KeyError):
+            fuzz.fuzz_at_random("image", 60, tmp_path)
+        assert (tmp_path / "last-image").read_bytes() == broken[0]
+
+    def test_a_mended_png_is_read_again(self):
+        fuzz = script("fuzz")
+        png = bytearray(encode_image(np.zeros((9, 12), np.uint8), "PNG"))
+        png[19] = 13  # the width
+        with pytest.raises(ImageFileError, match="damaged b'IHDR'"):
+            decode_image(bytes(png))
+        with pytest.raises(ImageFileError, match="damaged one"):
+            decode_image(fuzz.with_checksums(bytes(png)))
+
+
+class TestFloor:
+    """What the machine allows."""
+
+    def test_multiply_adds_by_hand(self, build_model):
+        def weights(name: str, *shape: int) -> onnx.TensorProto:
+            return numpy_helper.from_array(np.zeros(shape, np.float32), name)
+
+        node = helper.make_node
+        nodes = [
+            node("Conv", ["image", "kernel"], ["small"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            node("ReduceMean", ["small"], ["mean"], axes=[2, 3], keepdims=0),  # [N, 6]
+            node("Gemm", ["mean", "square"], ["code"], transB=1),  # [N, 5]
+            node("Gemm", ["code", "mean"], ["turned"], transA=1),  # [5, 6] over N
+            node("MatMul", ["image", "side"], ["wide"]),  # [N, 3, 112, 7]
+            node("Identity", ["image"], ["purified"]),
+        ]
+        constants = [
+            weights("kernel", 6, 3, 3, 3),
+            weights("square", 5, 6),
+            weights("side", 112, 7),
+        ]
+        model = build_model(nodes, initializers=constants)
+        floor = script("floor")
+        for batch in (1, 4):
+            convolution = batch * 6 * 56 * 56 * 27
+            products = batch * 5 * 6 + 5 * 6 * batch + batch * 3 * 112 * 7 * 112
+            assert floor.multiply_adds(model, batch) == convolution + products
+
+    def test_the_shipped_model(self):
+        floor = script("floor")
+        model = onnx.load_from_string(read_model("pin").content)
+        one, four = (floor.multiply_adds(model, batch) for batch in (1, 4))
+        assert four == 4 * one > 10_000_000
+
+    def test_a_run(self, tmp_path, tiny_model):
+        out = tmp_path / "floor.json"
+        arguments = ["--model", tiny_model, "--batch", 2, "--threads", 1, "--repeats", 1]
+        done = run("floor", *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(out.read_text())["rows"]
+        assert row["bound_by"] in ("arithmetic", "memory")
+        assert row["megamacs_an_image"] == pytest.approx(3 * 8 / 1e6)
+        assert row["model_over_floor"] == pytest.approx(row["model_ms"] / row["floor_ms"])
+
+
+def test_folder(tmp_path, tiny_model):
+    out = tmp_path / "folder.json"
+    done = run("folder", "--images", 30, "--workers", 2, "--model", tiny_model, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(out.read_text())) == {"2"}
+    assert "2 worker(s): " in done.stdout
