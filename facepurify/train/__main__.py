@@ -24,6 +24,7 @@ from facepurify.train.export import (
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
+from facepurify.train.loop import load_run
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
@@ -207,7 +208,7 @@ def _attacks(options: argparse.Namespace) -> None:
 def _pin(options: argparse.Namespace) -> None:
     net = _net(options)
     if options.start:
-        net.load_run(options.start)
+        load_run(net, options.start)
     recipe = PinRecipe(**{name: getattr(options, name) for name in PinRecipe.__dataclass_fields__})
     fit_pin(
         net, AttackPack.load(options.attacks), _load_guides(options), recipe, options.run,
@@ -217,7 +218,7 @@ def _pin(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     net = _net(options)
-    net.load_run(options.run)
+    load_run(net, options.run)
     difference = export_purifier(net, options.out)
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(options.out, faces)

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from facepurify.errors import DataError, OutputExistsError
 from facepurify.files import atomic_path
 
-__all__ = ["Loop", "Stateful"]
+__all__ = ["CHECKPOINT", "Loop", "Stateful", "load_run"]
 
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 100
 
 
@@ -75,7 +77,7 @@ class Loop:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def __iter__(self) -> Iterator[tuple[int, torch.Generator]]:
         """Yields (step, generator) for the steps that are left; saves as it goes."""
@@ -140,3 +142,19 @@ class Loop:
         axis.set_xlabel("step")
         with atomic_path(self.folder / "curve.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100)
+
+
+def load_run(net: nn.Module, folder: str | Path) -> None:
+    """Gives ``net`` the weights of a run's checkpoint, and leaves it in evaluation mode.
+
+    Raises:
+        DataError: there is none, or it is another network's.
+    """
+    path = Path(folder) / CHECKPOINT
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True)["parts"]["net"])
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"expected the checkpoint of a run with the same network in {path}, got {error}"
+        ) from error
+    net.eval()

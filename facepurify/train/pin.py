@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from facepurify.errors import DataError, OptionError
+from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.selector import LightSelector, PublishedSelector
@@ -39,22 +36,6 @@ class PinNet(nn.Module):
         self.suspicion = nn.Linear(SELECTORS[selector].code_size, 1)
         # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
         nn.init.constant_(chosen.logits.bias, 2.0)
-
-    def load_run(self, folder: str | Path) -> None:
-        """Takes the weights of a run's checkpoint, and stands ready to purify.
-
-        Raises:
-            DataError: there is none, or it is another network's.
-        """
-        path = Path(folder) / "checkpoint.pt"
-        try:
-            self.load_state_dict(torch.load(path, weights_only=True)["parts"]["net"])
-        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise DataError(
-                f"expected the checkpoint of a run with the same eigenfaces and selector in "
-                f"{path}, got {error}"
-            ) from error
-        self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
