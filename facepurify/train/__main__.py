@@ -5,30 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import FacePurifyError
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.purifier import Purifier
+from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
-from facepurify.train.export import (
-    MASKS,
-    export_projection,
-    export_purifier,
-    suspicion_threshold,
-)
+from facepurify.train.export import export_projection, export_purifier, suspicion_threshold
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
+from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.loop import load_run
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer
+from facepurify.train.runs import describe_run, open_run
+from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["main"]
 
@@ -91,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     faces(sub)
     guides(sub)
     sub.add_argument("--count", type=int, default=10000, help="faces")
+    sub.add_argument(
+        "--kind", action="append", type=_share, metavar="NAME=SHARE",
+        help="of attack, such as pgd=0.5; repeat (default: "
+        + ", ".join(f"{name}={share}" for name, share in KINDS.items()) + ")",
+    )  # fmt: skip
     sub.add_argument("-o", "--out", default="attacks.npz")
 
     sub = command("pin", _pin, "train PIN's selector")
@@ -99,27 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
-    recipe = PinRecipe()
-    for name in (
-        "steps",
-        "batch",
-        "rate",
-        "sparsity",
-        "harm",
-        "reconstruction",
-        "identity",
-        "clean",
-    ):
-        value = getattr(recipe, name)
-        sub.add_argument(f"--{name}", type=type(value), default=value)
-    sub.add_argument("--noisy", type=float, default=recipe.noisy)
-    sub.add_argument("--gradient", choices=("expected", "policy"), default=recipe.gradient)
+    _recipe(sub, PinRecipe(), gradient=("expected", "policy"))
+
+    sub = command("uddn", _uddn, "train UDDN, the denoiser")
+    guides(sub)
+    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    sub.add_argument("--run", default="runs/uddn", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true")
+    _recipe(sub, UddnRecipe(), distance=DISTANCES)
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    _pin_model(sub)
-    sub.add_argument("-o", "--out", default="pin.onnx")
-    _publishing(sub, "pin")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin or uddn")
+    sub.add_argument("-o", "--out", help="(default: the method's name)")
+    _publishing(sub)
 
     sub = command("project", _project, "write a fixed projection as ONNX, to compare with")
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
@@ -158,7 +159,27 @@ def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
 
 
-def _publishing(sub: argparse.ArgumentParser, name: str) -> None:
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    return name, float(share)
+
+
+def _recipe(sub: argparse.ArgumentParser, recipe: Any, **choices: Sequence[str]) -> None:
+    """An option for each field of a recipe, with its default."""
+    for field in fields(recipe):
+        name, value = f"--{field.name}", getattr(recipe, field.name)
+        if isinstance(value, bool):
+            sub.add_argument(name, action="store_true")
+        else:
+            sub.add_argument(name, type=type(value), default=value, choices=choices.get(field.name))
+
+
+def _filled(recipe: Any, options: argparse.Namespace) -> Any:
+    """The recipe of that class that ``_recipe``'s options ask for."""
+    return recipe(**{field.name: getattr(options, field.name) for field in fields(recipe)})
+
+
+def _publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
     sub.add_argument("--publish", metavar="DIR", help="put it there, with a manifest entry")
     sub.add_argument("--name", default=name, help="to publish it under")
     sub.add_argument("--training-data", nargs="+", default=[], metavar="SET")
@@ -201,7 +222,9 @@ def _eigenfaces(options: argparse.Namespace) -> None:
 
 def _attacks(options: argparse.Namespace) -> None:
     faces = load_faces(options.data, options.cache)
-    make_pack(faces, _load_guides(options), options.count, seed=options.seed).save(options.out)
+    kinds = dict(options.kind) if options.kind else KINDS
+    pack = make_pack(faces, _load_guides(options), options.count, kinds=kinds, seed=options.seed)
+    pack.save(options.out)
     print(f"wrote {options.out}")
 
 
@@ -209,33 +232,47 @@ def _pin(options: argparse.Namespace) -> None:
     net = _net(options)
     if options.start:
         load_run(net, options.start)
-    recipe = PinRecipe(**{name: getattr(options, name) for name in PinRecipe.__dataclass_fields__})
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    described = {name: getattr(options, name) for name in ("luma", "chroma", "selector")}
+    describe_run(options.run, "PIN", eigenfaces=options.eigenfaces, **described)
     fit_pin(
-        net, AttackPack.load(options.attacks), _load_guides(options), recipe, options.run,
+        net, pack, guides, _filled(PinRecipe, options), options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _uddn(options: argparse.Namespace) -> None:
+    net = UddnNet(options.size)
+    if options.start:
+        load_run(net, options.start)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    describe_run(options.run, "UDDN", size=options.size)
+    fit_uddn(
+        net, pack, guides, _filled(UddnRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
 
 
 def _export(options: argparse.Namespace) -> None:
-    net = _net(options)
-    load_run(net, options.run)
-    difference = export_purifier(net, options.out)
+    net = open_run(options.run)
+    method = "PIN" if isinstance(net, PinNet) else "UDDN"
+    out = Path(options.out or f"{method.lower()}.onnx")
+    difference = export_purifier(net, out)
     faces = load_faces(options.data, options.cache)
-    threshold = suspicion_threshold(options.out, faces)
-    size = Path(options.out).stat().st_size
+    threshold = suspicion_threshold(out, faces)
     if options.publish:
         publish_purifier(
-            Path(options.out),
+            out,
             Path(options.publish),
-            options.name,
+            options.name or method.lower(),
             Origin(options.training_data, options.licence),
-            method="PIN",
-            masks=MASKS,
+            method=method,
+            masks=Purifier(out).info.masks,
             threshold=threshold,
             difference=difference,
         )
     print(
-        f"wrote {options.out}: {size} bytes, largest difference to torch {difference:.2g}, "
+        f"wrote {out}: {out.stat().st_size} bytes, largest difference to torch {difference:.2g}, "
         f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
     )
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
+from facepurify.train.corruption import gaussian_noise
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
 
 __all__ = ["PinRecipe", "corrupt", "fit_pin"]
 
-PUBLISHED_NOISE = 0.04
 PUBLISHED_MASKS = 30
 
 
@@ -71,10 +71,7 @@ def corrupt(
         one: Gaussian, of 0.04 times the length of the image on [-1, 1].
     """
     draw = torch.rand(len(clean), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
-    length = (clean * 2 - 1).flatten(1).norm(dim=1) / 2
-    scale = PUBLISHED_NOISE * length / noise.flatten(1).norm(dim=1)
-    noisy = (clean + noise * scale.view(-1, 1, 1, 1)).clamp(0, 1)
+    noisy = (clean + gaussian_noise(clean, generator)).clamp(0, 1)
     is_clean, is_noisy = (
         draw < recipe.clean,
         (draw >= recipe.clean) & (draw < recipe.clean + recipe.noisy),

@@ -40,6 +40,8 @@ class Optimiser:
         self._parameters = list(parameters)
         self._longest = longest
         self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay)
+        if abs(rise * steps - 1) < 1e-6:
+            rise *= 1.5  # torch divides by the rise's steps less one
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, rate, total_steps=steps, pct_start=rise
         )

@@ -25,11 +25,6 @@ from facepurify.train.pin import PinNet, expected_loss, sparsity_weight
 from facepurify.weights import read_manifest
 
 
-@pytest.fixture(scope="session")
-def pack(faces: FaceSet, guide: Recognizer) -> AttackPack:
-    return make_pack(faces, [guide, guide], 12, batch=4)
-
-
 def test_attacks_stay_inside_their_strength_and_work(pack: AttackPack, guide: Recognizer) -> None:
     change = np.abs(pack.attacked.astype(int) - pack.clean).reshape(len(pack), -1).max(axis=1)
     assert np.all(change <= pack.strength)
@@ -134,7 +129,7 @@ def test_commands_from_faces_to_a_purifier(
         ["pin", *guides, *sizes, "--steps", "3", "--batch", "4", "--sparsity", "10"],
         ["pin", *guides, *sizes, *again, "--steps", "2", "--sparsity", "10"],
         ["project", *sizes, "-o", "fixed.onnx"],
-        ["export", *data, *sizes, "--run", "runs/more", "--publish", "models", *origin],
+        ["export", *data, "--run", "runs/more", "--publish", "models", *origin],
     )
     for arguments in steps:
         assert main(arguments) == 0, arguments
