@@ -22,7 +22,9 @@ from facepurify.train.export import export_projection, export_purifier, suspicio
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
-from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
+from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
+from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
+from facepurify.train.gnr_study import study_gnr
 from facepurify.train.loop import load_run
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
@@ -114,7 +116,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
+    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
     _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("gnr", _gnr, "learn the noise of attacks, and measure how real it is")
+    guides(sub)
+    sub.add_argument("--size", choices=tuple(GNR_SIZES), default="light")
+    sub.add_argument("--run", default="runs/gnr", metavar="DIR", help="checkpoint, log, study")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _recipe(sub, GnrRecipe())
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
@@ -167,7 +179,7 @@ def _share(text: str) -> tuple[str, float]:
 def _recipe(sub: argparse.ArgumentParser, recipe: Any, **choices: Sequence[str]) -> None:
     """An option for each field of a recipe, with its default."""
     for field in fields(recipe):
-        name, value = f"--{field.name}", getattr(recipe, field.name)
+        name, value = "--" + field.name.replace("_", "-"), getattr(recipe, field.name)
         if isinstance(value, bool):
             sub.add_argument(name, action="store_true")
         else:
@@ -249,8 +261,27 @@ def _uddn(options: argparse.Namespace) -> None:
     describe_run(options.run, "UDDN", size=options.size)
     fit_uddn(
         net, pack, guides, _filled(UddnRecipe, options), options.run,
+        draw_noise=_noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _noise_of(options: argparse.Namespace) -> DrawNoise | None:
+    if not options.gnr:
+        return None
+    gnr = Gnr(options.gnr_size)
+    load_run(gnr, options.gnr)
+    return lambda strength, generator: gnr.sample(len(strength), strength, generator)
+
+
+def _gnr(options: argparse.Namespace) -> None:
+    net, pack = Gnr(options.size), AttackPack.load(options.attacks)
+    fit_gnr(
+        net, pack, _filled(GnrRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
+    for name, row in study_gnr(net, pack, _load_guides(options), options.run).items():
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in row["shift"].items())
+        print(f"{name}: spectral distance {row['spectral distance']:.3f}, 1 - cos {shift}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["DISTANCES", "UddnRecipe", "distances", "fit_uddn"]
+__all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn"]
 
 DISTANCES = ("cosine", "l1", "feature")
 FRESH_STEPS = 3

@@ -95,12 +95,12 @@ def test_distances_by_hand() -> None:
     assert distances(a, b, "l1").tolist() == pytest.approx([1.2 / 2])
 
 
-def judged(net: UddnNet, pack: AttackPack, guide: Recognizer) -> float:
-    """Mean cosine distance of the purified attacks to the clean faces."""
+def judged(net: UddnNet, pack: AttackPack, guide: Recognizer, distance: str) -> float:
+    """How far the guide sees the purified attacks from the clean faces."""
+    clean, attacked = pack.images(torch.arange(len(pack)), mirrored=False)
+    see = Guide(guide).feature if distance == "feature" else guide.embed
     with torch.no_grad():
-        purified = net.eval().purify(torch.from_numpy(pack.attacked / np.float32(255)))
-        embeddings = guide.embed(purified)
-    return float(1 - (embeddings * torch.from_numpy(pack.embeddings[0][0])).sum(dim=1).mean())
+        return float((see(net.eval().purify(attacked)) - see(clean)).abs().mean())
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l1", "feature"])
@@ -109,12 +109,12 @@ def test_training_brings_the_embedding_back(
 ) -> None:
     torch.manual_seed(0)
     net = UddnNet()
-    before = judged(net, pack, guide)
+    before = judged(net, pack, guide, distance)
     recipe = UddnRecipe(
         steps=20, batch=6, distance=distance, clean=0, noisy=0, band=0, pixel=0, settled=True
     )
     fit_uddn(net, pack, [guide, guide], recipe, tmp_path / "run")
-    assert judged(net, pack, guide) < 0.9 * before
+    assert judged(net, pack, guide, distance) < 0.95 * before
 
 
 @pytest.mark.parametrize("rehearse", [0, 2])
