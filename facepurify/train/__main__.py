@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import FacePurifyError
+from facepurify.errors import FacePurifyError, OptionError
 from facepurify.purifier import Purifier
+from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
@@ -31,6 +32,7 @@ from facepurify.train.publish import Origin, publish_purifier, publish_recognize
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer
 from facepurify.train.runs import describe_run, open_run
+from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["main"]
@@ -119,6 +121,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
     sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
     _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
+    faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="ONNX", help="yours")
+    sub.add_argument("--model", default="uddn", metavar="NAME|ONNX", help="denoiser to begin from")
+    sub.add_argument("--run", default="runs/adapt", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("-o", "--out", default="adapted.onnx")
+    _recipe(sub, AdaptRecipe())
+
+    sub = command("transfer", _transfer, "teach a recognizer to stand behind a denoiser")
+    faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="RUN", help="of `recognizer`")
+    sub.add_argument("--dim", type=int, default=128, help="length of its embeddings")
+    sub.add_argument("--denoiser", required=True, metavar="RUN", help="of `uddn`")
+    sub.add_argument("--stranger", metavar="ONNX", help="to attack black box")
+    sub.add_argument("--pairs", type=int, default=1000, help="clean held-out pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
+    sub.add_argument("--run", default="runs/transfer", metavar="DIR")
+    sub.add_argument("-o", "--out", default="student.onnx")
+    _recipe(sub, TransferRecipe())
 
     sub = command("gnr", _gnr, "learn the noise of attacks, and measure how real it is")
     guides(sub)
@@ -271,6 +293,41 @@ def _noise_of(options: argparse.Namespace) -> DrawNoise | None:
     gnr = Gnr(options.gnr_size)
     load_run(gnr, options.gnr)
     return lambda strength, generator: gnr.sample(len(strength), strength, generator)
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    rows = adapt(
+        Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
+        options.model, _filled(AdaptRecipe, options), options.run, options.out, seed=options.seed,
+    )  # fmt: skip
+    _print_rows(rows)
+    print(f"wrote {options.out}; attacks at 8/255, on held-out faces, without the purifier known")
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Fractions as per cent, a line for each row."""
+    width = max(len(name) for name in rows)
+    print(" " * width, *next(iter(rows.values())), sep=" | ")
+    for name, row in rows.items():
+        cells = (f"{100 * value:.1f} %".rjust(len(column)) for column, value in row.items())
+        print(name.ljust(width), *cells, sep=" | ")
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    base, denoiser = FaceNet(options.dim), open_run(options.denoiser)
+    if not isinstance(denoiser, UddnNet):
+        raise OptionError(
+            f"expected a run of uddn for --denoiser, got one of PIN: {options.denoiser}"
+        )
+    load_run(base, options.recognizer)
+    rows = transfer(
+        base, denoiser, load_faces(options.data, options.cache),
+        _filled(TransferRecipe, options), options.run, options.out,
+        stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,
+        pairs=options.pairs, attacked=options.attacked, seed=options.seed,
+    )  # fmt: skip
+    _print_rows(rows)
+    print(f"wrote {options.out}, a recognizer to use behind that denoiser")
 
 
 def _gnr(options: argparse.Namespace) -> None:

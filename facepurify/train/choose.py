@@ -25,7 +25,7 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
-__all__ = ["FIXED", "Trial", "choose", "held_out_trial"]
+__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial"]
 
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
@@ -65,7 +65,13 @@ class Trial:
 
 
 def held_out_trial(
-    faces: FaceSet, recognizer: Recognizer, *, pairs: int = 1000, attacked: int = 200, seed: int = 0
+    faces: FaceSet,
+    recognizer: Recognizer,
+    *,
+    attacks: Sequence[Attack] = ATTACKS,
+    pairs: int = 1000,
+    attacked: int = 200,
+    seed: int = 0,
 ) -> Trial:
     """Draws pairs from held-out identities and attacks some of their probes.
 
@@ -101,18 +107,18 @@ def held_out_trial(
         "impersonation": recognizer.embed_numpy(_pixels(faces, impostor[:, 1])),
     }
     scores = cosine(recognizer.embed_numpy(probes["impersonation"]), galleries["impersonation"])
-    attacks: dict[tuple[str, str], tuple[Floats, Floats]] = {}
-    for attack in tqdm(ATTACKS, desc=f"attacking {recognizer.name}", unit="attack"):
+    under_attack: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    for attack in tqdm(attacks, desc=f"attacking {recognizer.name}", unit="attack"):
         for goal in GOALS:
             victims = galleries[goal][:attacked]
-            attacks[attack.name, goal] = (
+            under_attack[attack.name, goal] = (
                 _attack(recognizer, attack, probes[goal][:attacked], victims, goal, seed), victims
             )  # fmt: skip
     return Trial(
         recognizer,
         threshold_at_far(scores, 0.01),
         (probes["dodging"], galleries["dodging"]),
-        attacks,
+        under_attack,
     )
 
 

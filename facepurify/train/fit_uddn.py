@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from facepurify.bench.attacks import FGSM, GOALS, PGD, Embed
+from facepurify.bench.attacks import Embed
 from facepurify.bench.attacks.base import per_image
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
-from facepurify.train.attack_pack import AttackPack, turned
+from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import (
     add_noise,
     band_noise,
@@ -22,6 +22,7 @@ from facepurify.train.corruption import (
     gaussian_noise,
     sort_out,
 )
+from facepurify.train.fresh import attack_now
 from facepurify.train.guide import Guide
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
@@ -30,7 +31,6 @@ from facepurify.train.uddn import UddnNet
 __all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn"]
 
 DISTANCES = ("cosine", "l1", "feature")
-FRESH_STEPS = 3
 DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -154,8 +154,9 @@ def fit_uddn(
         )
         chosen = kinds["attacked"]
         if fresh and bool(chosen.any()):
-            attacked[chosen] = _attacked_now(
-                net, embed, clean[chosen], target[chosen], recipe, generator
+            whole = _through(net, embed) if recipe.rehearse else embed
+            attacked[chosen] = attack_now(
+                whole, clean[chosen], target[chosen], generator, recipe.rehearse
             )
         seen = _seen(clean, attacked, kinds, draw_noise, generator)
         purified, suspicion = net(seen.contiguous(memory_format=torch.channels_last))
@@ -204,26 +205,9 @@ def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:
     return difference / wanted.abs().sum(dim=1).clamp_min(1e-6)
 
 
-def _attacked_now(
-    net: UddnNet,
-    embed: Embed,
-    clean: Tensor,
-    own: Tensor,
-    recipe: UddnRecipe,
-    generator: torch.Generator,
-) -> Tensor:
-    """Attacks ``clean`` on ``embed``, through the purifier where that is rehearsed."""
-    goal = GOALS[int(torch.randint(len(GOALS), (), generator=generator))]
-    others = own[torch.randperm(len(own), generator=generator)]
-    anchor = others if goal == "impersonation" else turned(own, generator)
-    strength = draw_strengths(len(clean), generator)
-    if recipe.rehearse:
-        return PGD(steps=recipe.rehearse)(
-            lambda x: embed(net.purify(x)), clean, anchor, goal, strength, generator=generator
-        )
-    steps = int(torch.randint(1, FRESH_STEPS + 1, (), generator=generator))
-    attack = FGSM() if steps == 1 else PGD(steps=steps)
-    return attack(embed, clean, anchor, goal, strength, generator=generator)
+def _through(net: UddnNet, embed: Embed) -> Embed:
+    """What an attacker attacks who knows the purifier."""
+    return lambda x: embed(net.purify(x))
 
 
 def _seen(
