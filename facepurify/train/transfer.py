@@ -37,7 +37,7 @@ class TransferRecipe:
         steps: of the optimiser, for each of them.
         batch: images a step.
         rate: peak learning rate.
-        attacked: share of each batch that is attacked, on the recognizer that is defended.
+        hostile: share of each batch that is attacked, on the recognizer that is defended.
         temperature: T of eq. 7, 1 or more.
         softened: lambda of eq. 6, the weight of the softened outputs' divergence.
         labels: weight of what needs a label; the rest is the embedding's cosine distance.
@@ -46,16 +46,16 @@ class TransferRecipe:
     steps: int = 1000
     batch: int = 64
     rate: float = 3e-4
-    attacked: float = 0.5
+    hostile: float = 0.5
     temperature: float = 4.0
     softened: float = 1.0
     labels: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.temperature < 1 or not 0 <= self.attacked <= 1:
+        if self.temperature < 1 or not 0 <= self.hostile <= 1:
             raise OptionError(
-                "expected a temperature of 1 or more and attacked from 0 to 1, "
-                f"got {self.temperature} and {self.attacked}"
+                "expected a temperature of 1 or more and hostile from 0 to 1, "
+                f"got {self.temperature} and {self.hostile}"
             )
 
 
@@ -261,7 +261,7 @@ def _draw(
     clean = torch.from_numpy(as_batch(faces.images[rows.numpy()]))
     if float(torch.rand((), generator=generator)) < 0.5:
         clean = clean.flip(3)
-    count = round(recipe.attacked * len(clean))
+    count = round(recipe.hostile * len(clean))
     seen = clean.clone()
     if count:
         with torch.no_grad():
