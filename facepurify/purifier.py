@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -15,8 +14,6 @@ from .crops import cut_all, is_single, matrices_of, put_back
 from .errors import (
     LandmarkShapeError,
     ModelChecksumError,
-    ModelError,
-    ModelOutputError,
     OptionError,
     SeedError,
 )
@@ -29,9 +26,9 @@ from .images import (
     from_canonical,
     to_canonical,
 )
-from .inspection import Inspection, antibody, compare
-from .runtime import Session
-from .weights import read_model
+from .inspection import Inspection, compare
+from .stage import ModelInfo, Passed, Stage
+from .weights import ModelFile, ModelName, read_model, split_chain
 from .wrapping import unwrap, wrap
 
 __all__ = ["ModelInfo", "Purified", "Purifier"]
@@ -40,32 +37,6 @@ Floats = NDArray[np.float32]
 Target = TypeVar("Target")
 
 _CHUNK = 64  # images a run of the session, so that memory is bounded
-_MODES = {"expected": 0, "fixed": 1, "sampled": 2}
-_OVERSHOOT = 1e-3  # what rounding may put outside [0, 1]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a purifier runs.
-
-    Attributes:
-        name: Name in the manifest, or the stem of the file.
-        path: Where the file was read.
-        sha256: Checksum of its bytes, hexadecimal.
-        masks: The masks it can run with, its default first; empty without an antibody.
-        score_threshold: Score from which an image is suspicious (1 % false alarms on held-out
-            clean faces); None where none was calibrated.
-        outputs: The outputs of the contract that it has.
-        K: Length of the antibody; None without one.
-    """
-
-    name: str
-    path: Path
-    sha256: str
-    masks: tuple[str, ...]
-    score_threshold: float | None
-    outputs: tuple[str, ...]
-    K: int | None
 
 
 @dataclass(frozen=True)
@@ -75,8 +46,10 @@ class Purified:
     Attributes:
         images: float32 [N, 3, 112, 112], RGB, in [0, 1].
         probability: float32 [N, K], activation probability of each eigenface; None if the
-            model has none.
-        score: float32 [N], suspicion in [0, 1]; None if the model has none.
+            model has none. Of a chain, that of its last antibody.
+        score: float32 [N], suspicion in [0, 1]; None if the model has none. Of a chain, the
+            largest of its models' scores, each over its own threshold: 1 is suspicious. A model
+            scores what the one before it left; one without a calibrated threshold does not count.
     """
 
     images: Floats
@@ -91,14 +64,16 @@ class Purifier:
 
     Args:
         model: None for the recommended model, a name from the manifest, or a path to an
-            ``.onnx`` file of the contract.
+            ``.onnx`` file of the contract. Several, in a list or joined by ``"+"``
+            (``"uddn+pin"``), are a chain: each gets what the one before it gave, in floats.
         providers: Names of ONNX Runtime's execution providers in order of preference; None for
             the CPU. One that is missing is an error, never a quiet run on the CPU.
         threads: Threads within an operator; None for ONNX Runtime's default.
         mask: How an antibody becomes a mask: ``"expected"`` weights each eigenface by its
             probability p, ``"fixed"`` keeps those with p above its mean, ``"sampled"`` those
             with p above a uniform draw (Ren et al., IEEE TIFS 17, 2022, publish the last two).
-            None for the model's default, ``info.masks[0]``.
+            None for the model's default, ``info.masks[0]``. In a chain it goes to every model
+            that has an antibody.
 
     Raises:
         ModelError: The model is missing, altered, or not of the contract.
@@ -109,32 +84,24 @@ class Purifier:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | None = None,
+        model: ModelName | Sequence[ModelName] | None = None,
         *,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         mask: str | None = None,
     ) -> None:
-        file = read_model(model)
-        masks = file.entry.masks if file.entry else file.contract.masks
+        files = [read_model(each) for each in split_chain(model)]
+        names = "+".join(file.name for file in files)
+        masks = _masks_of(files)
         if mask is not None and mask not in masks:
             have = ", ".join(masks) or "none, since it has no antibody"
-            raise OptionError(f"expected a mask of {file.name} ({have}), got {mask!r}")
-        self._mask = mask if mask is not None else next(iter(masks), None)
-        self._info = ModelInfo(
-            name=file.name,
-            path=file.path,
-            sha256=file.sha256,
-            masks=masks,
-            score_threshold=file.entry.score_threshold if file.entry else None,
-            outputs=file.contract.outputs,
-            K=file.contract.eigenfaces,
-        )
-        session = Session(file.content, providers, threads)
-        self._session: Session | None = session
+            raise OptionError(f"expected a mask of {names} ({have}), got {mask!r}")
+        self._stages = tuple(Stage(file, providers, threads, mask) for file in files)
+        self._info = _joined_info([stage.info for stage in self._stages], masks)
+        self._mask = next((stage.mask for stage in self._stages if stage.mask), None)
         self._arguments = {
-            "model": file.name if file.entry else file.path,
-            "providers": session.providers,
+            "model": [file.name if file.entry else file.path for file in files],
+            "providers": self._stages[0].providers,
             "threads": threads,
             "mask": mask,
         }
@@ -298,9 +265,9 @@ class Purifier:
             ModelOutputError: The model failed, or gave no purified face.
         """
         check_canonical(batch)
-        uniform = self._draw(seed)
+        uniforms = self._draw(seed)
         parts = [
-            self._run(part, uniform) for part in np.split(batch, range(_CHUNK, len(batch), _CHUNK))
+            self._run(part, uniforms) for part in np.split(batch, range(_CHUNK, len(batch), _CHUNK))
         ]
         return Purified(
             np.concatenate([part.images for part in parts]),
@@ -337,11 +304,12 @@ class Purifier:
         return unwrap(target)
 
     def close(self) -> None:
-        """Let go of the session; the purifier cannot be used after that.
+        """Let go of the sessions; the purifier cannot be used after that.
 
         A call that is under way in another thread ends as ever, or with the error of a later one.
         """
-        self._session = None
+        for stage in self._stages:
+            stage.close()
 
     def __enter__(self) -> Purifier:
         return self
@@ -355,52 +323,71 @@ class Purifier:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._arguments, self._info.sha256)
 
-    def _each(self, crops: list[Array], color: Colour, uniform: Floats | None) -> Iterator[_Face]:
+    def _each(
+        self, crops: list[Array], color: Colour, uniforms: list[Floats | None]
+    ) -> Iterator[_Face]:
         """Purify 112x112 crops, holding one chunk of canonical images at a time."""
         for start in range(0, len(crops), _CHUNK):
             part = crops[start : start + _CHUNK]
-            result = self._run(to_canonical(part, color), uniform)
-            masks = None
-            if self._mask is not None and result.probability is not None:
-                masks = antibody(result.probability, self._mask, uniform)
+            result = self._run(to_canonical(part, color), uniforms)
             for index, crop in enumerate(from_canonical(result.images, part, color)):
                 yield _Face(
                     crop,
                     None if result.score is None else float(result.score[index]),
-                    None if masks is None else masks[index],
+                    None if result.mask is None else result.mask[index],
                 )
 
-    def _run(self, batch: Floats, uniform: Floats | None) -> Purified:
-        """Run the model once on at most a chunk, and check what it gives."""
-        session = self._session  # another thread may close in between
-        if session is None:
-            raise ModelError("expected an open purifier, got a closed one; make a new one")
-        feeds: dict[str, Array] = {"image": batch}
-        if self._mask is not None:
-            feeds["mask_mode"] = np.array([_MODES[self._mask]], np.int64)
-        if uniform is not None:
-            feeds["mask_uniform"] = uniform
-        names = self._info.outputs
-        outputs = dict(zip(names, session.run(names, feeds), strict=True))
-        count = len(batch)
-        purified = _checked("purified", outputs["purified"], batch.shape)
-        probability, score = outputs.get("probability"), outputs.get("score")
-        if probability is not None:
-            length = self._info.K or probability.shape[-1]
-            probability = _checked("probability", probability, (count, length))
-        if score is not None:
-            score = _checked("score", score, (count,))
-        return Purified(purified, probability, score)
+    def _run(self, batch: Floats, uniforms: list[Floats | None]) -> Passed:
+        """Run every model once on at most a chunk, one after the other."""
+        passed: list[Passed] = []
+        for stage, uniform in zip(self._stages, uniforms, strict=True):
+            passed.append(stage.run(batch, uniform))
+            batch = passed[-1].images
+        if len(passed) == 1:
+            return passed[0]
+        ratios = [
+            result.score / np.float32(stage.info.score_threshold)
+            for result, stage in zip(passed, self._stages, strict=True)
+            if result.score is not None and stage.info.score_threshold is not None
+        ]
+        last = next((r for r in reversed(passed) if r.probability is not None), passed[-1])
+        return Passed(
+            batch, last.probability, last.mask, np.maximum.reduce(ratios) if ratios else None
+        )
 
-    def _draw(self, seed: int | None) -> Floats | None:
-        """Draw the u of a sampled mask, one for all images of a call."""
+    def _draw(self, seed: int | None) -> list[Floats | None]:
+        """Draw the u of each sampled mask, one for all images of a call."""
         if seed is not None and (
             isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
         ):
             raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
-        if self._mask != "sampled":
-            return None
-        return np.random.default_rng(seed).random((1, self._info.K or 0), np.float32)
+        rng = np.random.default_rng(seed)
+        return [stage.draw(rng) for stage in self._stages]
+
+
+def _masks_of(files: Sequence[ModelFile]) -> tuple[str, ...]:
+    """The masks that every model with an antibody has, in the order of the first such."""
+    each = [file.entry.masks if file.entry else file.contract.masks for file in files]
+    present = [masks for masks in each if masks]
+    return tuple(mask for mask in (present or [()])[0] if all(mask in m for m in present))
+
+
+def _joined_info(infos: Sequence[ModelInfo], masks: tuple[str, ...]) -> ModelInfo:
+    """Describe a chain; one model is itself."""
+    if len(infos) == 1:
+        return infos[0]
+    outputs = {output for info in infos for output in info.outputs if output != "score"}
+    calibrated = any(info.score_threshold is not None for info in infos)
+    return ModelInfo(
+        name="+".join(info.name for info in infos),
+        path=infos[0].path,
+        sha256=hashlib.sha256("+".join(info.sha256 for info in infos).encode()).hexdigest(),
+        masks=masks,
+        score_threshold=1.0 if calibrated else None,
+        outputs=tuple(sorted(outputs, reverse=True)) + (("score",) if calibrated else ()),
+        K=next((info.K for info in reversed(infos) if info.K is not None), None),
+        stages=tuple(infos),
+    )
 
 
 @dataclass(frozen=True)
@@ -427,16 +414,3 @@ def _joined(parts: list[Floats | None]) -> Floats | None:
     """Join an optional output of all chunks."""
     present = [part for part in parts if part is not None]
     return np.concatenate(present) if present else None
-
-
-def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
-    """Refuse an output of another shape or range; clip what rounding put outside [0, 1]."""
-    if values.shape != shape:
-        raise ModelOutputError(f"expected `{name}` of shape {shape}, got {values.shape}")
-    low, high = float(values.min()), float(values.max())
-    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # false for NaN too
-        raise ModelOutputError(
-            f"expected `{name}` finite and in [0, 1], got {low:g} to {high:g}; "
-            "the model is broken, or was made for another range"
-        )
-    return values.clip(0, 1)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelChecksumError, ModelContractError, ModelNotFoundError
+from .errors import ModelChecksumError, ModelContractError, ModelNotFoundError, OptionError
 from .onnxfile import MAX_BYTES, ModelContract, read_contract
 
 __all__ = [
     "Manifest",
     "ManifestEntry",
     "ModelFile",
+    "ModelName",
     "ShippedEntry",
     "read_manifest",
     "read_model",
+    "split_chain",
     "verify_recognizer",
 ]
+
+ModelName = str | os.PathLike[str]
 
 _FOLDERS = (
     Path(__file__).parent / "models",  # installed with the package
@@ -219,6 +224,37 @@ def _read_shipped(entry: ShippedEntry, what: str) -> bytes:
             f"{len(content)} bytes and {digest}; the file was altered, reinstall facepurify"
         )
     return content
+
+
+def split_chain(
+    model: ModelName | Sequence[ModelName] | None,
+) -> list[ModelName | None]:
+    """Say which models run one after the other.
+
+    Args:
+        model: As for :class:`facepurify.Purifier`. A string is split at ``"+"``, unless a file
+            of that name is there.
+
+    Returns:
+        What :func:`read_model` takes, at least one.
+
+    Raises:
+        OptionError: Nothing in a list, or in a place between two ``"+"``.
+
+    Example:
+        >>> split_chain("uddn+pin")
+        ['uddn', 'pin']
+    """
+    if model is None or isinstance(model, os.PathLike):
+        return [model]
+    if isinstance(model, str):
+        parts = [model] if "+" not in model or Path(model).is_file() else model.split("+")
+        if not all(parts):
+            raise OptionError(f"expected a model, or several joined by +, got {model!r}")
+        return list(parts)
+    if not model:
+        raise OptionError("expected at least one model in the list, got none")
+    return [each for name in model for each in split_chain(name)]
 
 
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:

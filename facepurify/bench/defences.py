@@ -23,7 +23,7 @@ from facepurify.bench.baselines import ARRAY_FAMILIES, TENSOR_FAMILIES, Family
 from facepurify.bench.conversion import to_torch
 from facepurify.errors import ModelContractError, ModelNotFoundError, OptionError
 from facepurify.purifier import Purifier
-from facepurify.weights import read_model
+from facepurify.weights import read_model, split_chain
 
 __all__ = ["BASELINES", "Defence", "PurifierDefence", "get_defence"]
 
@@ -118,14 +118,15 @@ class _ArrayBaseline(_Baseline[Floats]):
 
 
 class PurifierDefence(Defence):
-    """A facepurify purifier.
+    """A facepurify purifier, or a chain of them ("uddn+pin").
 
     Judged as users run it, by ``Purifier.purify_canonical``; differentiated by its ONNX graph
     in torch. Of an antibody's hard masks (fixed, sampled), the expected mask stands in: the
     projection is linear in the mask, so for the sampled one this is the exact expectation.
 
     Args:
-        model: a name from the manifest, or a path to an ONNX file of the contract.
+        model: as ``Purifier`` takes it in one string: a name from the manifest, a path to an ONNX
+            file of the contract, or several joined by "+".
         mask: "expected", "fixed" or "sampled"; None for the model's default.
 
     Raises:
@@ -143,7 +144,9 @@ class PurifierDefence(Defence):
         self._key = f"purifier {info.sha256} {active}"
         self._net: nn.Module | None = None
         try:
-            self._net = _TorchPurifier(read_model(model).content)
+            self._net = nn.Sequential(
+                *(_TorchPurifier(read_model(each).content) for each in split_chain(model))
+            )
         except NotImplementedError as error:
             self.gradient = f"BPDA (identity: {error})"
         else:
@@ -219,7 +222,7 @@ def get_defence(name: str) -> Defence:
     Args:
         name: a baseline and its strength ("jpeg75", "gaussian1.5"; without a number, its
             default), or a purifier's name or file, with ":" and a mask after it if wanted
-            ("pin:sampled").
+            ("pin:sampled"), or a chain of these joined by "+" ("uddn+pin").
 
     Raises:
         OptionError: a strength out of range, or no baseline and no purifier of that name.

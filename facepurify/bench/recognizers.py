@@ -115,6 +115,11 @@ class Recognizer(nn.Module):
         recognizer._check_parity(path)
         return recognizer
 
+    @property
+    def net(self) -> nn.Module:
+        """The network itself: from normalised pixels to raw embeddings."""
+        return self._net
+
     def embed(self, x: Tensor) -> Tensor:
         """Unit embeddings [N, d] of RGB images [N, 3, 112, 112] in [0, 1]; differentiable."""
         blob = (x * 255 - self._mean) / self._std

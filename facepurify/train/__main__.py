@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from facepurify.bench.attacks import FGSM, FeatureTarget
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import FacePurifyError
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.errors import FacePurifyError, OptionError
+from facepurify.purifier import Purifier
+from facepurify.train.adapt import AdaptRecipe, adapt
+from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
-from facepurify.train.export import (
-    MASKS,
-    export_projection,
-    export_purifier,
-    suspicion_threshold,
-)
+from facepurify.train.export import export_projection, export_purifier, suspicion_threshold
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
-from facepurify.train.mter import MterRecipe, harden
+from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
+from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
+from facepurify.train.gnr_study import study_gnr
+from facepurify.train.loop import load_run
+from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
+from facepurify.train.runs import describe_run, open_run
+from facepurify.train.transfer import TransferRecipe, transfer
+from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["main"]
 
@@ -93,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     faces(sub)
     guides(sub)
     sub.add_argument("--count", type=int, default=10000, help="faces")
+    sub.add_argument(
+        "--kind", action="append", type=_share, metavar="NAME=SHARE",
+        help="of attack, such as pgd=0.5; repeat (default: "
+        + ", ".join(f"{name}={share}" for name, share in KINDS.items()) + ")",
+    )  # fmt: skip
     sub.add_argument("-o", "--out", default="attacks.npz")
 
     sub = command("pin", _pin, "train PIN's selector")
@@ -101,27 +112,52 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
-    recipe = PinRecipe()
-    for name in (
-        "steps",
-        "batch",
-        "rate",
-        "sparsity",
-        "harm",
-        "reconstruction",
-        "identity",
-        "clean",
-    ):
-        value = getattr(recipe, name)
-        sub.add_argument(f"--{name}", type=type(value), default=value)
-    sub.add_argument("--noisy", type=float, default=recipe.noisy)
-    sub.add_argument("--gradient", choices=("expected", "policy"), default=recipe.gradient)
+    _recipe(sub, PinRecipe(), gradient=("expected", "policy"))
+
+    sub = command("uddn", _uddn, "train UDDN, the denoiser")
+    guides(sub)
+    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    sub.add_argument("--run", default="runs/uddn", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
+    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
+    _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
+    faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="ONNX", help="yours")
+    sub.add_argument("--model", default="uddn", metavar="NAME|ONNX", help="denoiser to begin from")
+    sub.add_argument("--run", default="runs/adapt", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("-o", "--out", default="adapted.onnx")
+    _recipe(sub, AdaptRecipe())
+
+    sub = command("transfer", _transfer, "teach a recognizer to stand behind a denoiser")
+    faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="RUN", help="of `recognizer`")
+    sub.add_argument("--dim", type=int, default=128, help="length of its embeddings")
+    sub.add_argument("--denoiser", required=True, metavar="RUN", help="of `uddn`")
+    sub.add_argument("--stranger", metavar="ONNX", help="to attack black box")
+    sub.add_argument("--pairs", type=int, default=1000, help="clean held-out pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
+    sub.add_argument("--run", default="runs/transfer", metavar="DIR")
+    sub.add_argument("-o", "--out", default="student.onnx")
+    _recipe(sub, TransferRecipe())
+
+    sub = command("gnr", _gnr, "learn the noise of attacks, and measure how real it is")
+    guides(sub)
+    sub.add_argument("--size", choices=tuple(GNR_SIZES), default="light")
+    sub.add_argument("--run", default="runs/gnr", metavar="DIR", help="checkpoint, log, study")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _recipe(sub, GnrRecipe())
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    _pin_model(sub)
-    sub.add_argument("-o", "--out", default="pin.onnx")
-    _publishing(sub, "pin")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin or uddn")
+    sub.add_argument("-o", "--out", help="(default: the method's name)")
+    _publishing(sub)
 
     sub = command("project", _project, "write a fixed projection as ONNX, to compare with")
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
@@ -141,10 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("recognizer", _recognizer, "distil a small recognizer for measuring and demos")
     faces(sub)
     sub.add_argument("--teacher", required=True, metavar="ONNX")
-    sub.add_argument("--steps", type=int, default=DistillRecipe.steps)
-    sub.add_argument("--batch", type=int, default=DistillRecipe.batch)
-    sub.add_argument("--rate", type=float, default=DistillRecipe.rate)
-    sub.add_argument("--identity", type=float, default=DistillRecipe.identity)
+    _recipe(sub, DistillRecipe())
     sub.add_argument("--run", default="runs/recognizer", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("-o", "--out", default="recognizer.onnx")
@@ -157,12 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher", metavar="ONNX", help="whose clean embeddings guide, as --teaching"
     )
     sub.add_argument("--purifier", metavar="NAME|ONNX", help="to be attacked and learnt through")
-    mter = MterRecipe()
-    for name in MterRecipe.__dataclass_fields__:
-        value = getattr(mter, name)
-        if name != "fix":
-            sub.add_argument(f"--{name}", type=type(value), default=value)
-    sub.add_argument("--fix", choices=("mter", "adversarial"), default=mter.fix)
+    _recipe(sub, MterRecipe(), fix=FIXES)
     sub.add_argument("--device", default="cpu", help="of torch")
     sub.add_argument("--run", default="runs/mter", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
@@ -179,7 +207,27 @@ def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
 
 
-def _publishing(sub: argparse.ArgumentParser, name: str) -> None:
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    return name, float(share)
+
+
+def _recipe(sub: argparse.ArgumentParser, recipe: Any, **choices: Sequence[str]) -> None:
+    """An option for each field of a recipe, with its default."""
+    for field in fields(recipe):
+        name, value = "--" + field.name.replace("_", "-"), getattr(recipe, field.name)
+        if isinstance(value, bool):
+            sub.add_argument(name, action="store_true")
+        else:
+            sub.add_argument(name, type=type(value), default=value, choices=choices.get(field.name))
+
+
+def _filled(recipe: Any, options: argparse.Namespace) -> Any:
+    """The recipe of that class that ``_recipe``'s options ask for."""
+    return recipe(**{field.name: getattr(options, field.name) for field in fields(recipe)})
+
+
+def _publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
     sub.add_argument("--publish", metavar="DIR", help="put it there, with a manifest entry")
     sub.add_argument("--name", default=name, help="to publish it under")
     sub.add_argument("--training-data", nargs="+", default=[], metavar="SET")
@@ -222,41 +270,111 @@ def _eigenfaces(options: argparse.Namespace) -> None:
 
 def _attacks(options: argparse.Namespace) -> None:
     faces = load_faces(options.data, options.cache)
-    make_pack(faces, _load_guides(options), options.count, seed=options.seed).save(options.out)
+    kinds = dict(options.kind) if options.kind else KINDS
+    pack = make_pack(faces, _load_guides(options), options.count, kinds=kinds, seed=options.seed)
+    pack.save(options.out)
     print(f"wrote {options.out}")
 
 
 def _pin(options: argparse.Namespace) -> None:
     net = _net(options)
     if options.start:
-        net.load_run(options.start)
-    recipe = PinRecipe(**{name: getattr(options, name) for name in PinRecipe.__dataclass_fields__})
+        load_run(net, options.start)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    described = {name: getattr(options, name) for name in ("luma", "chroma", "selector")}
+    describe_run(options.run, "PIN", eigenfaces=options.eigenfaces, **described)
     fit_pin(
-        net, AttackPack.load(options.attacks), _load_guides(options), recipe, options.run,
+        net, pack, guides, _filled(PinRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
 
 
+def _uddn(options: argparse.Namespace) -> None:
+    net = UddnNet(options.size)
+    if options.start:
+        load_run(net, options.start)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    describe_run(options.run, "UDDN", size=options.size)
+    fit_uddn(
+        net, pack, guides, _filled(UddnRecipe, options), options.run,
+        draw_noise=_noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _noise_of(options: argparse.Namespace) -> DrawNoise | None:
+    if not options.gnr:
+        return None
+    gnr = Gnr(options.gnr_size)
+    load_run(gnr, options.gnr)
+    return lambda strength, generator: gnr.sample(len(strength), strength, generator)
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    rows = adapt(
+        Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
+        options.model, _filled(AdaptRecipe, options), options.run, options.out, seed=options.seed,
+    )  # fmt: skip
+    _print_rows(rows)
+    print(f"wrote {options.out}; attacks at 8/255, on held-out faces, without the purifier known")
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Fractions as per cent, a line for each row."""
+    width = max(len(name) for name in rows)
+    print(" " * width, *next(iter(rows.values())), sep=" | ")
+    for name, row in rows.items():
+        cells = (f"{100 * value:.1f} %".rjust(len(column)) for column, value in row.items())
+        print(name.ljust(width), *cells, sep=" | ")
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    base, denoiser = FaceNet(options.dim), open_run(options.denoiser)
+    if not isinstance(denoiser, UddnNet):
+        raise OptionError(
+            f"expected a run of uddn for --denoiser, got one of PIN: {options.denoiser}"
+        )
+    load_run(base, options.recognizer)
+    rows = transfer(
+        base, denoiser, load_faces(options.data, options.cache),
+        _filled(TransferRecipe, options), options.run, options.out,
+        stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,
+        pairs=options.pairs, attacked=options.attacked, seed=options.seed,
+    )  # fmt: skip
+    _print_rows(rows)
+    print(f"wrote {options.out}, a recognizer to use behind that denoiser")
+
+
+def _gnr(options: argparse.Namespace) -> None:
+    net, pack = Gnr(options.size), AttackPack.load(options.attacks)
+    fit_gnr(
+        net, pack, _filled(GnrRecipe, options), options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    for name, row in study_gnr(net, pack, _load_guides(options), options.run).items():
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in row["shift"].items())
+        print(f"{name}: spectral distance {row['spectral distance']:.3f}, 1 - cos {shift}")
+
+
 def _export(options: argparse.Namespace) -> None:
-    net = _net(options)
-    net.load_run(options.run)
-    difference = export_purifier(net, options.out)
+    net = open_run(options.run)
+    method = "PIN" if isinstance(net, PinNet) else "UDDN"
+    out = Path(options.out or f"{method.lower()}.onnx")
+    difference = export_purifier(net, out)
     faces = load_faces(options.data, options.cache)
-    threshold = suspicion_threshold(options.out, faces)
-    size = Path(options.out).stat().st_size
+    threshold = suspicion_threshold(out, faces)
     if options.publish:
         publish_purifier(
-            Path(options.out),
+            out,
             Path(options.publish),
-            options.name,
+            options.name or method.lower(),
             Origin(options.training_data, options.licence),
-            method="PIN",
-            masks=MASKS,
+            method=method,
+            masks=Purifier(out).info.masks,
             threshold=threshold,
             difference=difference,
         )
     print(
-        f"wrote {options.out}: {size} bytes, largest difference to torch {difference:.2g}, "
+        f"wrote {out}: {out.stat().st_size} bytes, largest difference to torch {difference:.2g}, "
         f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
     )
 
@@ -286,9 +404,7 @@ def _choose(options: argparse.Namespace) -> None:
 def _recognizer(options: argparse.Namespace) -> None:
     teacher = Recognizer.from_onnx(options.teacher)
     net = FaceNet(teacher.dim)
-    recipe = DistillRecipe(
-        steps=options.steps, batch=options.batch, rate=options.rate, identity=options.identity
-    )
+    recipe = _filled(DistillRecipe, options)
     faces = load_faces(options.data, options.cache)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
@@ -304,9 +420,7 @@ def _recognizer(options: argparse.Namespace) -> None:
 
 def _mter(options: argparse.Namespace) -> None:
     net, dim = load_net(options.recognizer)
-    recipe = MterRecipe(
-        **{name: getattr(options, name) for name in MterRecipe.__dataclass_fields__}
-    )
+    recipe = _filled(MterRecipe, options)
     faces = load_faces(options.data, options.cache)
     teacher = None
     if options.teacher:

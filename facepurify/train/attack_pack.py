@@ -6,9 +6,10 @@ made anew at each step; that costs most of the time of a training run on a small
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from facepurify.bench.attacks import FGSM, GOALS, MIM, PGD
+from facepurify.bench.attacks import GOALS, Attack, get_attack
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.train.arrays import read_arrays
 from facepurify.train.faces import FaceSet
 
-__all__ = ["AttackPack", "make_pack"]
+__all__ = ["KINDS", "STRENGTHS", "AttackPack", "make_pack", "turned"]
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
+KINDS = {"fgsm": 0.25, "pgd": 0.4, "mim": 0.2, "dim": 0.15}
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -37,31 +39,56 @@ class AttackPack:
     Attributes:
         clean: uint8 [N, 3, 112, 112] RGB.
         attacked: the same faces under attack.
-        embeddings: float32 [G, 2, N, d], unit, of the clean faces as they are and mirrored.
+        embeddings: for each of the G guides float32 [2, N, d], unit, of the clean faces as they
+            are and mirrored; the guides' lengths d may differ.
         strength: float32 [N], L-infinity eps in units of 1/255.
         guides: the G recognizers' names.
     """
 
     clean: Bytes
     attacked: Bytes
-    embeddings: Floats
+    embeddings: tuple[Floats, ...]
     strength: Floats
     guides: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.clean)
 
+    def images(self, rows: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Some faces, clean and attacked: [n, 3, 112, 112] in [0, 1] each."""
+        clean, attacked = (
+            torch.from_numpy(array[rows.numpy()]).float() / 255
+            for array in (self.clean, self.attacked)
+        )
+        return (clean.flip(3), attacked.flip(3)) if mirrored else (clean, attacked)
+
+    def embedded(self, guide: int, rows: Tensor, *, mirrored: bool) -> Tensor:
+        """What one guide sees in the clean faces that ``images`` gives: [n, d], unit."""
+        return torch.from_numpy(self.embeddings[guide][int(mirrored), rows.numpy()])
+
+    def check_guides(self, guides: Sequence[Recognizer]) -> None:
+        """Compares with the guides of a training run.
+
+        Raises:
+            OptionError: they are not the pack's, in its order.
+        """
+        if tuple(guide.name for guide in guides) != self.guides:
+            raise OptionError(
+                f"expected the pack's guides {', '.join(self.guides)} in this order, "
+                f"got {', '.join(guide.name for guide in guides) or 'none'}"
+            )
+
     def save(self, path: str | Path) -> None:
         """Writes an uncompressed .npz of plain arrays."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "clean": self.clean,
+            "attacked": self.attacked,
+            "strength": self.strength,
+            "guides": np.array(self.guides),
+            **{f"embeddings{i}": each for i, each in enumerate(self.embeddings)},
+        }
         with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                clean=self.clean,
-                attacked=self.attacked,
-                embeddings=self.embeddings,
-                strength=self.strength,
-                guides=np.array(self.guides),
-            )
+            np.savez(temporary, allow_pickle=False, **arrays)
 
     @staticmethod
     def load(path: str | Path) -> AttackPack:
@@ -70,8 +97,10 @@ class AttackPack:
         Raises:
             DataError: the file is missing or no such pack.
         """
-        names = ("clean", "attacked", "embeddings", "strength", "guides")
-        clean, attacked, embeddings, strength, guides = read_arrays(path, names, "attacks")
+        names = ("clean", "attacked", "strength", "guides")
+        clean, attacked, strength, guides = read_arrays(path, names, "attacks")
+        each = tuple(f"embeddings{i}" for i in range(len(guides)))
+        embeddings = tuple(read_arrays(path, each, "attacks"))
         return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()))
 
 
@@ -80,18 +109,22 @@ def make_pack(
     guides: Sequence[Recognizer],
     count: int,
     *,
+    kinds: Mapping[str, float] = KINDS,
     seed: int = 0,
     batch: int = 32,
 ) -> AttackPack:
     """Attacks ``count`` random training faces on the guides in turn.
 
-    Kinds (FGSM, PGD and MIM of 2 to 8 steps), goals and strengths (2 to 12 of 255) are mixed. The
+    Goals and strengths (2 to 12 of 255) are mixed. ``kinds`` are families of
+    ``facepurify.bench.attacks`` with their shares; those that iterate take 2 to 8 steps. The
     anchor of an impersonation is another face of the pack. Few sets have identities, so that of a
     dodging is the face's own embedding turned by about 40 degrees: as far as another photo of the
     same person usually lies.
 
     Raises:
         DataError: there are fewer training faces than ``count``, or no guide.
+        AttackError: an unknown kind.
+        OptionError: shares that are no probabilities.
     """
     rng = np.random.default_rng(seed)
     candidates = faces.training
@@ -100,9 +133,13 @@ def make_pack(
             f"expected at least one guide and {count} training faces, "
             f"got {len(guides)} and {len(candidates)}"
         )
+    names, shares = list(kinds), np.array(list(kinds.values()))
+    if not (len(names) and (shares >= 0).all() and shares.sum() > 0):
+        raise OptionError(f"expected kinds of attack with shares of 0 or more, got {dict(kinds)}")
+    shares = shares / shares.sum()
     chosen = np.sort(rng.choice(candidates, count, replace=False))
     clean = np.ascontiguousarray(faces.images[chosen].transpose(0, 3, 1, 2))[rng.permutation(count)]
-    embeddings = np.stack([_embed_both_ways(guide, clean) for guide in guides])
+    embeddings = tuple(_embed_both_ways(guide, clean) for guide in guides)
     attacked = np.empty_like(clean)
     strength = rng.choice(STRENGTHS, count).astype(np.float32)
     generator = torch.Generator().manual_seed(seed)
@@ -110,15 +147,14 @@ def make_pack(
     for number, start in enumerate(tqdm(starts, desc="attacking faces", unit="batch")):
         rows = slice(start, min(start + batch, count))
         which = number % len(guides)
-        own = torch.from_numpy(embeddings[which, 0])
+        own = torch.from_numpy(embeddings[which][0])
         goal = GOALS[number // len(guides) % 2]
         anchor = (
             own[torch.from_numpy(rng.integers(0, count, rows.stop - start))]
             if goal == "impersonation"
-            else _turned(own[rows], generator)
+            else turned(own[rows], generator)
         )
-        steps = int(rng.integers(2, 9))
-        attack = (FGSM(), PGD(steps=steps), MIM(steps=steps))[rng.choice(3, p=(0.3, 0.5, 0.2))]
+        attack = _with_steps(str(rng.choice(names, p=shares)), int(rng.integers(2, 9)))
         x = torch.from_numpy(clean[rows]).float() / 255
         result = attack(
             guides[which].embed, x, anchor, goal, torch.from_numpy(strength[rows]),
@@ -144,7 +180,16 @@ def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:
     )
 
 
-def _turned(embeddings: Tensor, generator: torch.Generator) -> Tensor:
+def _with_steps(family: str, steps: int) -> Attack:
+    attack = get_attack(family)
+    return get_attack(f"{family}{steps}") if attack.count == "steps" else attack
+
+
+def turned(embeddings: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit embeddings [N, d] turned by about 40 degrees, each its own way.
+
+    That is about as far as another photo of the same person lies.
+    """
     noise = torch.randn(embeddings.shape, generator=generator)
     sideways = torch.nn.functional.normalize(noise, dim=1)
     return torch.nn.functional.normalize(0.75 * embeddings + 0.65 * sideways, dim=1)

@@ -25,7 +25,7 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
-__all__ = ["FIXED", "Trial", "choose", "held_out_trial"]
+__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial"]
 
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0

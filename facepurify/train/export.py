@@ -20,10 +20,12 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
+from facepurify.train.uddn import UddnNet
 
 __all__ = [
     "MASKS",
     "Masked",
+    "Scored",
     "export_projection",
     "export_purifier",
     "suspicion_threshold",
@@ -64,8 +66,25 @@ class Masked(nn.Module):
         return self.net.space.decode(mask * coefficients), probability, suspicion.sigmoid()
 
 
-def export_purifier(net: PinNet, path: str | Path) -> float:
-    """Writes ``net`` with its masks (``Masked``) and compares both.
+class Scored(nn.Module):
+    """A denoiser as it is exported.
+
+    Args:
+        net: the denoiser.
+    """
+
+    def __init__(self, net: UddnNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives purified [N, 3, 112, 112] and score [N], in [0, 1]."""
+        purified, suspicion = self.net(image)
+        return purified, suspicion.sigmoid()
+
+
+def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
+    """Writes ``net`` as it ships (``Masked`` or ``Scored``) and compares both.
 
     Returns:
         The largest difference between torch and ONNX Runtime over all outputs and mask modes.
@@ -73,33 +92,59 @@ def export_purifier(net: PinNet, path: str | Path) -> float:
     Raises:
         ModelContractError: they differ by more than a grey level, 1/255.
     """
-    masked = Masked(net).eval()
+    # The exporter would note the strides of channels last, and its graph would transpose.
+    net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    mode, uniform = torch.zeros(1, dtype=torch.int64), torch.full((1, net.space.count), 0.5)
-    model = to_onnx(
-        masked,
-        (image, mode, uniform),
-        ["image", "mask_mode", "mask_uniform"],
-        ["purified", "probability", "score"],
-    )
+    if isinstance(net, PinNet):
+        return _export_masked(Masked(net).eval(), image, path)
+    scored = Scored(net).eval()
+    model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
+    session = _session(data := _checked(model))
+    difference = _difference(scored, {"image": image}, session)
+    write_checked(data, path, difference, PARITY)
+    return difference
+
+
+def _export_masked(masked: Masked, image: Tensor, path: str | Path) -> float:
+    mode = torch.zeros(1, dtype=torch.int64)
+    uniform = torch.full((1, masked.net.space.count), 0.5)
+    inputs = {"image": image, "mask_mode": mode, "mask_uniform": uniform}
+    outputs = ["purified", "probability", "score"]
+    model = to_onnx(masked, tuple(inputs.values()), list(inputs), outputs)
     _halve(model)
     _set_default(model, "mask_mode", mode.numpy())
     _set_default(model, "mask_uniform", uniform.numpy())
-    onnx.checker.check_model(model, full_check=True)
-    data = model.SerializeToString(deterministic=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # below, it warns that the mask's inputs have defaults
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = _session(data := _checked(model))
     worst = 0.0
     for number in range(len(MASKS)):
         mode.fill_(number)
-        with torch.no_grad():
-            ours = masked(image, mode, uniform)
-        feed = {"image": image.numpy(), "mask_mode": mode.numpy(), "mask_uniform": uniform.numpy()}
-        for one, other in zip(ours, session.run(None, feed), strict=True):
-            worst = max(worst, float(np.abs(one.numpy() - other).max()))
+        worst = max(worst, _difference(masked, inputs, session))
     write_checked(data, path, worst, PARITY)
     return worst
+
+
+def _checked(model: onnx.ModelProto) -> bytes:
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _session(data: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # below, it warns that the mask's inputs have defaults
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _difference(
+    net: nn.Module, inputs: dict[str, Tensor], session: onnxruntime.InferenceSession
+) -> float:
+    """The largest one between torch's outputs and ONNX Runtime's."""
+    with torch.no_grad():
+        ours = net(*inputs.values())
+    theirs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return max(
+        float(np.abs(one.numpy() - other).max()) for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def write_checked(data: bytes, path: str | Path, difference: float, limit: float) -> None:

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.loop import Loop, Stateful
+from facepurify.train.corruption import gaussian_noise
+from facepurify.train.loop import Loop
+from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
 
 __all__ = ["PinRecipe", "corrupt", "fit_pin"]
 
-PUBLISHED_NOISE = 0.04
 PUBLISHED_MASKS = 30
 
 
@@ -72,10 +71,7 @@ def corrupt(
         one: Gaussian, of 0.04 times the length of the image on [-1, 1].
     """
     draw = torch.rand(len(clean), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
-    length = (clean * 2 - 1).flatten(1).norm(dim=1) / 2
-    scale = PUBLISHED_NOISE * length / noise.flatten(1).norm(dim=1)
-    noisy = (clean + noise * scale.view(-1, 1, 1, 1)).clamp(0, 1)
+    noisy = (clean + gaussian_noise(clean, generator)).clamp(0, 1)
     is_clean, is_noisy = (
         draw < recipe.clean,
         (draw >= recipe.clean) & (draw < recipe.clean + recipe.noisy),
@@ -101,25 +97,16 @@ def fit_pin(
     Raises:
         OptionError: the guides are not the pack's.
     """
-    if tuple(guide.name for guide in guides) != pack.guides:
-        raise OptionError(
-            f"expected the pack's guides {', '.join(pack.guides)} in this order, "
-            f"got {', '.join(guide.name for guide in guides) or 'none'}"
-        )
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.05
-    )
+    pack.check_guides(guides)
+    optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
-    parts: dict[str, Stateful] = {"net": net, "optimizer": optimizer, "schedule": schedule}
     net.train()
+    parts = {"net": net, **optimiser.parts}
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for step, generator in loop:
         rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirror = int(torch.randint(2, (), generator=generator))
-        clean, attacked = (
-            _images(array[rows.numpy()], mirror) for array in (pack.clean, pack.attacked)
-        )
+        mirrored = bool(torch.randint(2, (), generator=generator))
+        clean, attacked = pack.images(rows, mirrored=mirrored)
         seen, is_attacked = corrupt(clean, attacked, recipe, generator)
         coefficients, probability, suspicion = net(seen)
         with torch.no_grad():
@@ -132,15 +119,11 @@ def fit_pin(
             published = expected_loss(probability, target, coefficients, price, recipe.harm).mean()
         purified = net.space.decode(probability * coefficients)
         which = step % len(guides)
-        wanted = torch.from_numpy(pack.embeddings[which, mirror, rows.numpy()])
+        wanted = pack.embedded(which, rows, mirrored=mirrored)
         shift = 1 - (guides[which].embed(purified) * wanted).sum(dim=1)
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, is_attacked.float())
         loss = recipe.reconstruction * published + recipe.identity * shift.mean() + 0.1 * alarm
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimiser.step(loss)
         loop.log(
             published_loss=float(published.detach()),
             shift_attacked=_mean(shift[is_attacked]),
@@ -150,11 +133,6 @@ def fit_pin(
             alarm=float(alarm.detach()),
         )
     net.eval()
-
-
-def _images(array: npt.NDArray[np.uint8], mirror: int) -> Tensor:
-    x = torch.from_numpy(array).float() / 255
-    return x.flip(3) if mirror else x
 
 
 def _mean(values: Tensor) -> float:

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from facepurify.errors import DataError, OutputExistsError
 from facepurify.files import atomic_path
 
-__all__ = ["Loop", "Stateful", "restore"]
+__all__ = ["CHECKPOINT", "Loop", "Stateful", "load_run"]
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 100
@@ -29,15 +30,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Any) -> Any:
         """Takes what ``state_dict`` gave."""
-
-
-def restore(folder: str | Path, name: str, part: Stateful) -> None:
-    """Fills one part of a run, such as its network, from the run's checkpoint.
-
-    Raises:
-        DataError: there is no checkpoint, or the part is of another shape.
-    """
-    _restored(Path(folder), {name: part})
 
 
 def _restored(folder: Path, parts: Mapping[str, Stateful]) -> Any:
@@ -155,3 +147,13 @@ class Loop:
         axis.set_xlabel("step")
         with atomic_path(self.folder / "curve.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100)
+
+
+def load_run(net: nn.Module, folder: str | Path) -> None:
+    """Gives ``net`` the weights of a run's checkpoint, and leaves it in evaluation mode.
+
+    Raises:
+        DataError: there is none, or it is another network's.
+    """
+    _restored(Path(folder), {"net": net})
+    net.eval()

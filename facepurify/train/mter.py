@@ -20,8 +20,9 @@ from facepurify.train.faces import FaceSet
 from facepurify.train.loop import Loop, Stateful
 from facepurify.train.recognizer import augment
 
-__all__ = ["MterRecipe", "across", "exploit", "harden", "triplet"]
+__all__ = ["FIXES", "MterRecipe", "across", "exploit", "harden", "triplet"]
 
+FIXES = ("mter", "adversarial")
 Embed = Callable[[Tensor], Tensor]
 # A grey level of 255 in the recognizer's units, (pixel - 127.5) / 127.5.
 LEVEL = 1 / 127.5
@@ -61,8 +62,8 @@ class MterRecipe:
     teaching: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.fix not in ("mter", "adversarial"):
-            raise OptionError(f"expected fix mter or adversarial, got {self.fix!r}")
+        if self.fix not in FIXES:
+            raise OptionError(f"expected fix {' or '.join(FIXES)}, got {self.fix!r}")
         if self.rounds < 1:
             raise OptionError(f"expected at least one round, got {self.rounds}")
 

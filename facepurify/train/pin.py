@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
-from facepurify.train.loop import restore
 from facepurify.train.selector import LightSelector, PublishedSelector
 
 __all__ = ["SELECTORS", "PinNet", "expected_loss", "policy_gradient_loss", "sparsity_weight"]
@@ -39,15 +36,6 @@ class PinNet(nn.Module):
         self.suspicion = nn.Linear(SELECTORS[selector].code_size, 1)
         # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
         nn.init.constant_(chosen.logits.bias, 2.0)
-
-    def load_run(self, folder: str | Path) -> None:
-        """Takes the weights of a run's checkpoint, and stands ready to purify.
-
-        Raises:
-            DataError: there is none, or it is another network's.
-        """
-        restore(folder, "net", self)
-        self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].

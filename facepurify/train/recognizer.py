@@ -20,7 +20,8 @@ from facepurify.train.arcface import ArcFace
 from facepurify.train.export import to_onnx, write_checked
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
-from facepurify.train.loop import Loop, Stateful, restore
+from facepurify.train.loop import Loop, load_run
+from facepurify.train.optimiser import Optimiser
 
 __all__ = [
     "DistillRecipe",
@@ -96,25 +97,18 @@ def distill(
     labels = torch.from_numpy(faces.labels())
     head = ArcFace(net.dim, int(labels.max()) + 1)
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        [*net.parameters(), *head.parameters()], lr=recipe.rate, weight_decay=1e-2
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
-    )
-    parts: dict[str, Stateful] = {
-        "net": net, "head": head, "optimizer": optimizer, "schedule": schedule
-    }  # fmt: skip
+    optimiser = Optimiser(
+        [*net.parameters(), *head.parameters()], recipe.rate, recipe.steps,
+        rise=0.1, decay=1e-2, longest=None,
+    )  # fmt: skip
+    parts = {"net": net, "head": head, **optimiser.parts}
     for _, generator in (loop := Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)):
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         blob = augment(torch.from_numpy(faces.images[rows]), generator)
         embedding = nn.functional.normalize(net(blob))
         distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
         identity = head(embedding, labels[rows])
-        optimizer.zero_grad()
-        (distance + recipe.identity * identity).backward()
-        optimizer.step()
-        schedule.step()
+        optimiser.step(distance + recipe.identity * identity)
         loop.log(distance=float(distance.detach()), identity=float(identity.detach()))
     net.eval()
     return float(
@@ -154,7 +148,7 @@ def load_net(path: str | Path) -> tuple[nn.Module, int]:
     path = Path(path)
     if path.is_dir():
         net = FaceNet()
-        restore(path, "net", net)
+        load_run(net, path)
         return net, net.dim
     recognizer = Recognizer.from_onnx(path)
     trainable = recognizer.trainable()

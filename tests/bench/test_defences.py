@@ -197,3 +197,28 @@ def test_a_wrong_conversion_is_refused(invert_model: Path, monkeypatch: pytest.M
     monkeypatch.setattr("facepurify.bench.defences.to_torch", lambda model: torch.nn.Identity())
     with pytest.raises(ModelContractError, match="agree"):
         PurifierDefence(str(invert_model))
+
+
+def test_a_chain_is_judged_whole_and_its_gradient_goes_through_all(
+    tiny_model: Path, invert_model: Path, images: np.ndarray
+) -> None:
+    defence = get_defence(f"{invert_model}+{tiny_model}")
+    assert defence.name == "invert+tiny"
+    assert defence.gradient == "exact"
+    both = Purifier([invert_model, tiny_model])
+    assert both.info.sha256 in defence.key()
+    np.testing.assert_array_equal(defence.purify(images), both.purify_canonical(images).images)
+    first, second = get_defence(str(invert_model)), get_defence(str(tiny_model))
+    x = torch.from_numpy(images).requires_grad_()
+    seen = defence.differentiable(x)
+    np.testing.assert_allclose(seen.detach().numpy(), defence.purify(images), atol=1e-6)
+    (gradient,) = torch.autograd.grad(seen.square().sum(), x)
+    (expected,) = torch.autograd.grad(
+        second.differentiable(first.differentiable(x)).square().sum(), x
+    )
+    torch.testing.assert_close(gradient, expected)
+    sampled = get_defence(f"{invert_model}+{tiny_model}:sampled")
+    assert sampled.random
+    assert sampled.gradient == "BPDA (expected mask)"
+    with pytest.raises(OptionError, match="expected"):
+        get_defence(f"{invert_model}+unheard")

@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.shipped import shipped_recognizer
+from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.faces import FaceSet, load_faces
 from tests.bench.small_nets import recognizer_model
@@ -58,3 +60,14 @@ def guide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def guide(guide_file: Path) -> Recognizer:
     return Recognizer.from_onnx(guide_file)
+
+
+@pytest.fixture(scope="session")
+def pack(faces: FaceSet, guide: Recognizer) -> AttackPack:
+    return make_pack(faces, [guide, guide], 12, batch=4)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Recognizer:
+    """The recognizer that the package ships, with longer embeddings than ``guide``."""
+    return Recognizer.from_onnx(shipped_recognizer())

@@ -14,6 +14,7 @@ from facepurify.train.basis import Basis
 from facepurify.train.basis_study import luma_eigenfaces
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.loop import load_run
 from facepurify.train.pin import (
     PinNet,
     expected_loss,
@@ -96,4 +97,4 @@ def test_a_fresh_net_keeps_nearly_everything(basis: Basis, faces: FaceSet, selec
 
 def test_a_run_that_is_not_there(basis: Basis, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected the checkpoint of a run"):
-        PinNet(basis).load_run(tmp_path)
+        load_run(PinNet(basis), tmp_path)

@@ -20,24 +20,20 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_pin import PinRecipe, corrupt, fit_pin
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.loop import load_run
 from facepurify.train.pin import PinNet, expected_loss, sparsity_weight
 from facepurify.weights import read_manifest
-
-
-@pytest.fixture(scope="session")
-def pack(faces: FaceSet, guide: Recognizer) -> AttackPack:
-    return make_pack(faces, [guide, guide], 12, batch=4)
 
 
 def test_attacks_stay_inside_their_strength_and_work(pack: AttackPack, guide: Recognizer) -> None:
     change = np.abs(pack.attacked.astype(int) - pack.clean).reshape(len(pack), -1).max(axis=1)
     assert np.all(change <= pack.strength)
     assert np.all(change > 0)
-    before = pack.embeddings[0, 0]
+    before = pack.embeddings[0][0]
     after = guide.embed_numpy(pack.attacked / np.float32(255))
     assert float((before * after).sum(axis=1).mean()) < 0.99
     mirrored = guide.embed_numpy(pack.clean[:, :, :, ::-1] / np.float32(255))
-    assert np.allclose(pack.embeddings[0, 1], mirrored, atol=1e-5)
+    assert np.allclose(pack.embeddings[0][1], mirrored, atol=1e-5)
 
 
 def test_a_pack_is_repeatable_and_loads(
@@ -133,7 +129,7 @@ def test_commands_from_faces_to_a_purifier(
         ["pin", *guides, *sizes, "--steps", "3", "--batch", "4", "--sparsity", "10"],
         ["pin", *guides, *sizes, *again, "--steps", "2", "--sparsity", "10"],
         ["project", *sizes, "-o", "fixed.onnx"],
-        ["export", *data, *sizes, "--run", "runs/more", "--publish", "models", *origin],
+        ["export", *data, "--run", "runs/more", "--publish", "models", *origin],
     )
     for arguments in steps:
         assert main(arguments) == 0, arguments
@@ -155,7 +151,7 @@ def test_commands_from_faces_to_a_purifier(
 
     # The exported graph is the network, in every mask.
     net = PinNet(Basis.load("eigenfaces.npz").first(20, 10))
-    net.load_run("runs/more")
+    load_run(net, "runs/more")
     x = np.random.default_rng(0).random((3, 3, 112, 112), dtype=np.float32)
     with torch.no_grad():
         coefficients, probability, _ = net(torch.from_numpy(x))

@@ -1,0 +1,161 @@
+"""One model of a purifier: what it is, and one run of it on a canonical batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelError, ModelOutputError
+from .images import Array
+from .inspection import antibody
+from .runtime import Session
+from .weights import ModelFile
+
+__all__ = ["ModelInfo", "Passed", "Stage"]
+
+Floats = NDArray[np.float32]
+
+_MODES = {"expected": 0, "fixed": 1, "sampled": 2}
+_OVERSHOOT = 1e-3  # what rounding may put outside [0, 1]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a purifier runs.
+
+    Attributes:
+        name: Name in the manifest, or the stem of the file; of a chain, all of them joined by
+            ``"+"``.
+        path: Where the file was read; of a chain, its first model's.
+        sha256: Checksum of its bytes, hexadecimal; of a chain, that of the checksums' text.
+        masks: The masks it can run with, its default first; empty without an antibody.
+        score_threshold: Score from which an image is suspicious (1 % false alarms on held-out
+            clean faces); None where none was calibrated. Of a chain, 1.
+        outputs: The outputs of the contract that it has.
+        K: Length of the antibody; None without one. Of a chain, that of its last antibody.
+        stages: The models of a chain, in the order in which they run; empty for one model.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    masks: tuple[str, ...]
+    score_threshold: float | None
+    outputs: tuple[str, ...]
+    K: int | None
+    stages: tuple[ModelInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one model gave for a canonical batch.
+
+    Attributes:
+        images: float32 [N, 3, 112, 112], RGB, in [0, 1].
+        probability: float32 [N, K], or None.
+        mask: float32 [N, K], the antibody used, or None.
+        score: float32 [N], in [0, 1], or None.
+    """
+
+    images: Floats
+    probability: Floats | None
+    mask: Floats | None
+    score: Floats | None
+
+
+class Stage:
+    """A model and its session.
+
+    Args:
+        file: The model, checked.
+        providers: As for :class:`facepurify.Purifier`.
+        threads: As for :class:`facepurify.Purifier`.
+        mask: One of the model's, None for its default.
+
+    Attributes:
+        info: What it is.
+        mask: The mask it runs with, None without an antibody.
+        providers: Those it was opened with.
+    """
+
+    def __init__(
+        self,
+        file: ModelFile,
+        providers: Sequence[str] | None,
+        threads: int | None,
+        mask: str | None,
+    ) -> None:
+        masks = file.entry.masks if file.entry else file.contract.masks
+        self.info = ModelInfo(
+            name=file.name,
+            path=file.path,
+            sha256=file.sha256,
+            masks=masks,
+            score_threshold=file.entry.score_threshold if file.entry else None,
+            outputs=file.contract.outputs,
+            K=file.contract.eigenfaces,
+        )
+        self.mask = (mask or masks[0]) if masks else None
+        session = Session(file.content, providers, threads)
+        self.providers = session.providers
+        self._session: Session | None = session
+
+    def draw(self, rng: np.random.Generator) -> Floats | None:
+        """Draw the u of a sampled mask, float32 [1, K]; other masks draw nothing."""
+        if self.mask != "sampled":
+            return None
+        return rng.random((1, self.info.K or 0), np.float32)
+
+    def run(self, batch: Floats, uniform: Floats | None) -> Passed:
+        """Run the model once, and check what it gives.
+
+        Args:
+            batch: float32 [N, 3, 112, 112], RGB, in [0, 1].
+            uniform: What ``draw`` gave.
+
+        Raises:
+            ModelError: It was closed.
+            ModelOutputError: It failed, or gave no purified face.
+        """
+        session = self._session  # another thread may close in between
+        if session is None:
+            raise ModelError("expected an open purifier, got a closed one; make a new one")
+        feeds: dict[str, Array] = {"image": batch}
+        if self.mask is not None:
+            feeds["mask_mode"] = np.array([_MODES[self.mask]], np.int64)
+        if uniform is not None:
+            feeds["mask_uniform"] = uniform
+        names = self.info.outputs
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        count = len(batch)
+        purified = _checked("purified", outputs["purified"], batch.shape)
+        probability, score = outputs.get("probability"), outputs.get("score")
+        mask = None
+        if probability is not None:
+            length = self.info.K or probability.shape[-1]
+            probability = _checked("probability", probability, (count, length))
+            mask = None if self.mask is None else antibody(probability, self.mask, uniform)
+        if score is not None:
+            score = _checked("score", score, (count,))
+        return Passed(purified, probability, mask, score)
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+
+def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
+    """Refuse an output of another shape or range; clip what rounding put outside [0, 1]."""
+    if values.shape != shape:
+        raise ModelOutputError(f"expected `{name}` of shape {shape}, got {values.shape}")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # false for NaN too
+        raise ModelOutputError(
+            f"expected `{name}` finite and in [0, 1], got {low:g} to {high:g}; "
+            "the model is broken, or was made for another range"
+        )
+    return values.clip(0, 1)

@@ -1,0 +1,141 @@
+"""Fits a shipped denoiser to the recognizer that it will stand in front of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from facepurify.bench.attacks import FGSM, PGD, Attack
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import OptionError
+from facepurify.purifier import Purifier
+from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.choose import Floats, held_out_trial
+from facepurify.train.export import export_purifier
+from facepurify.train.faces import FaceSet
+from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
+from facepurify.train.recover import recover_uddn
+from facepurify.train.uddn import UddnNet
+from facepurify.weights import read_model
+
+__all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
+
+ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
+PACKING = 0.35  # of the time that is left for attacking and training
+PROBE = 32
+PROBE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class AdaptRecipe:
+    """How a denoiser is adapted.
+
+    Attributes:
+        minutes: for all of it: measuring, attacking, training, measuring again.
+        batch: images a step.
+        rate: peak learning rate.
+        fresh: share of the steps whose attacks are made in the step.
+        rehearse: steps of those through the purifier itself; 0 for oblivious ones.
+        pairs: clean held-out pairs of each kind to measure with.
+        attacked: attacked ones.
+    """
+
+    minutes: float = 30.0
+    batch: int = 32
+    rate: float = 1e-3
+    fresh: float = 0.25
+    rehearse: int = 0
+    pairs: int = 1000
+    attacked: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise OptionError(f"expected minutes above 0, got {self.minutes}")
+
+
+def adapt(
+    recognizer: Recognizer,
+    faces: FaceSet,
+    model: str,
+    recipe: AdaptRecipe,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Fine-tunes a denoiser on attacks on one recognizer, and writes it.
+
+    The time is shared out by measuring: how long a few attacks and a few steps take decides how
+    many faces are attacked and how many steps are taken.
+
+    Args:
+        recognizer: to attack, and to guide.
+        faces: those held out are measured with; at least two of their identities need several
+            images.
+        model: a shipped denoiser's name, or the file of one.
+        recipe: how.
+        folder: of the run; it must hold none.
+        out: the ONNX file.
+        seed: of everything random.
+
+    Returns:
+        For "none", "before" and "after", the genuine pairs rejected and the success of each
+        attack made without knowledge of the purifier, as fractions, on held-out faces.
+
+    Raises:
+        ModelContractError: the model is no denoiser of ours.
+        DataError: too few faces.
+    """
+    end = time.monotonic() + 60 * recipe.minutes
+    file = read_model(model)
+    net = recover_uddn(file.content)
+    trial = held_out_trial(
+        faces, recognizer, attacks=ATTACKS, pairs=recipe.pairs, attacked=recipe.attacked, seed=seed
+    )
+    start = time.monotonic()
+    rows = {"none": trial.judge(lambda images: images), "before": trial.judge(_purify(model))}
+    end -= time.monotonic() - start  # as long as it will take to judge the result
+    pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
+    settings = UddnRecipe(
+        batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh, rehearse=recipe.rehearse,
+        settled=True,
+    )  # fmt: skip
+    folder = Path(folder)
+    seconds = _seconds_a_step(file.content, pack, recognizer, settings, folder / "probe")
+    steps = max(1, int((end - time.monotonic()) / seconds))
+    fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
+    export_purifier(net, out)
+    rows["after"] = trial.judge(_purify(str(out)))
+    return rows
+
+
+def _purify(model: str) -> Callable[[Floats], Floats]:
+    purifier = Purifier(model)
+    return lambda images: purifier.purify_canonical(images).images
+
+
+def _pack_for(seconds: float, recognizer: Recognizer, faces: FaceSet, seed: int) -> AttackPack:
+    """Attacks as many faces as there is time for."""
+    most = len(faces.training)
+    few = min(PROBE, most)
+    start = time.monotonic()
+    make_pack(faces, [recognizer], few, seed=seed)
+    each = (time.monotonic() - start) / few
+    return make_pack(faces, [recognizer], min(most, max(few, int(seconds / each))), seed=seed)
+
+
+def _seconds_a_step(
+    content: bytes, pack: AttackPack, recognizer: Recognizer, settings: UddnRecipe, folder: Path
+) -> float:
+    """Takes a few steps on a copy; fresh and other attacks both happen among them."""
+    net: UddnNet = recover_uddn(content)
+    times = []
+    for fresh in (0.0, 1.0):
+        rehearse = settings.rehearse if fresh else 0
+        probe = replace(settings, fresh=fresh, rehearse=rehearse, steps=PROBE_STEPS)
+        start = time.monotonic()
+        fit_uddn(net, pack, [recognizer], probe, folder / f"{fresh:g}")
+        times.append((time.monotonic() - start) / PROBE_STEPS)
+    return (1 - settings.fresh) * times[0] + settings.fresh * times[1]

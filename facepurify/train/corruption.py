@@ -1,0 +1,81 @@
+"""Noise that is no attack, so that a denoiser does not learn the marks of a few attacks only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from facepurify.bench.attacks.base import per_image
+from facepurify.train.attack_pack import STRENGTHS
+
+__all__ = ["add_noise", "band_noise", "draw_strengths", "gaussian_noise", "sort_out"]
+
+PUBLISHED = 0.04
+
+
+def sort_out(count: int, shares: dict[str, float], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draws for each of ``count`` images which of the kinds it gets; bool [count] for each.
+
+    Args:
+        count: images.
+        shares: of each kind, but for "attacked", which gets the rest.
+        generator: of the draw.
+
+    >>> import torch
+    >>> kinds = sort_out(100, {"clean": 0.25}, torch.Generator().manual_seed(0))
+    >>> bool((kinds["clean"] ^ kinds["attacked"]).all())
+    True
+    """
+    draw = torch.rand(count, generator=generator)
+    kinds, low = {}, 0.0
+    for name, share in shares.items():
+        kinds[name] = (draw >= low) & (draw < low + share)
+        low += share
+    kinds["attacked"] = draw >= low
+    return kinds
+
+
+def draw_strengths(count: int, generator: torch.Generator) -> Tensor:
+    """Strengths as a pack has them: [count], L-infinity in units of 1/255."""
+    choice = torch.randint(len(STRENGTHS), (count,), generator=generator)
+    return torch.tensor(STRENGTHS, dtype=torch.float32)[choice]
+
+
+def gaussian_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """PIN's published noise: Gaussian, 0.04 times the length of the image on [-1, 1].
+
+    Args:
+        clean: [N, 3, H, W] in [0, 1].
+        generator: of the noise.
+
+    Returns:
+        Noise of the same shape, on the scale of [0, 1].
+    """
+    noise = torch.randn(clean.shape, generator=generator)
+    length = (clean * 2 - 1).flatten(1).norm(dim=1) / 2
+    return noise * per_image(PUBLISHED * length / noise.flatten(1).norm(dim=1))
+
+
+def band_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of a random band of frequencies for each image.
+
+    Both ends of the band are drawn evenly from 0 to the highest radius, at least a tenth apart.
+
+    Returns:
+        [count, 3, side, side]; the largest value of each image is 1.
+    """
+    rows, columns = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
+    radius = (rows[:, None].square() + columns.square()).sqrt() / math.sqrt(0.5)
+    width = 0.1 + 0.9 * torch.rand(count, generator=generator)
+    low = (1 - width) * torch.rand(count, generator=generator)
+    inside = (radius >= per_image(low)) & (radius <= per_image(low + width))
+    white = torch.randn(count, 3, side, side, generator=generator)
+    noise: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * inside, s=(side, side))
+    return noise / per_image(noise.abs().flatten(1).amax(dim=1).clamp_min(1e-12))
+
+
+def add_noise(clean: Tensor, noise: Tensor) -> Tensor:
+    """The image with noise on it, as an 8-bit file delivers it."""
+    return ((clean + noise).clamp(0, 1) * 255).round() / 255

@@ -1,0 +1,246 @@
+"""Fits UDDN: the guides' distance between purified and clean, on attacks old, fresh or adaptive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facepurify.bench.attacks import Embed
+from facepurify.bench.attacks.base import per_image
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import OptionError
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.corruption import (
+    add_noise,
+    band_noise,
+    draw_strengths,
+    gaussian_noise,
+    sort_out,
+)
+from facepurify.train.fresh import attack_now
+from facepurify.train.guide import Guide
+from facepurify.train.loop import Loop
+from facepurify.train.optimiser import Optimiser
+from facepurify.train.uddn import UddnNet
+
+__all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn"]
+
+DISTANCES = ("cosine", "l1", "feature")
+DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class UddnRecipe:
+    """How UDDN is trained.
+
+    Attributes:
+        steps: of the optimiser.
+        batch: images a step.
+        rate: peak learning rate of Adam, one cosine down to zero.
+        distance: between what a guide sees in the purified and in the clean image: "l1" of the
+            embeddings (published, l = -1), "feature", L1 of the feature before it (published,
+            l = -2), or "cosine" of the embeddings.
+        pixel: weight of the mean absolute difference of the pixels, in grey levels (published: 0).
+        alarm: weight of the suspicion's cross entropy.
+        clean: share of each batch that is left clean.
+        noisy: share that gets Gaussian noise.
+        band: share that gets noise of a random band of frequencies.
+        generated: share that gets noise of GNR; the rest is attacked.
+        fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
+        redraw: share of those on a guide whose last layer is drawn anew.
+        rehearse: steps of fresh attacks through the purifier itself; 0 for attacks on the guide
+            alone. The statistics of batch norm stand still then, so that the network attacked is
+            the one that learns.
+        settled: keep the statistics of batch norm in any case.
+    """
+
+    steps: int = 3000
+    batch: int = 32
+    rate: float = 2e-3
+    distance: str = "cosine"
+    pixel: float = 0.02
+    alarm: float = 0.05
+    clean: float = 0.25
+    noisy: float = 0.05
+    band: float = 0.1
+    generated: float = 0.0
+    fresh: float = 0.0
+    redraw: float = 0.0
+    rehearse: int = 0
+    settled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise OptionError(
+                f"expected a distance of {', '.join(DISTANCES)}, got {self.distance!r}"
+            )
+        shares = (self.clean, self.noisy, self.band, self.generated)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise OptionError(
+                "expected shares clean, noisy, band and generated of 0 or more, 1 together at "
+                f"most, got {shares}"
+            )
+        if not (0 <= self.fresh <= 1 and 0 <= self.redraw <= 1 and self.rehearse >= 0):
+            raise OptionError(
+                "expected fresh and redraw from 0 to 1 and rehearse of 0 or more, "
+                f"got {self.fresh}, {self.redraw} and {self.rehearse}"
+            )
+        if (self.redraw or self.rehearse) and not self.fresh:
+            raise OptionError(
+                "expected a share of fresh attacks above 0 to redraw or rehearse, got fresh 0"
+            )
+
+
+def fit_uddn(
+    net: UddnNet,
+    pack: AttackPack,
+    recognizers: Sequence[Recognizer],
+    recipe: UddnRecipe,
+    folder: str | Path,
+    *,
+    draw_noise: DrawNoise | None = None,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Trains ``net`` in place; the run (checkpoint, log, curve) lies in ``folder``.
+
+    The guides take turns, a step each.
+
+    Args:
+        net: the denoiser.
+        pack: clean and attacked faces.
+        recognizers: the guides, those of the pack in its order.
+        recipe: how.
+        folder: of the run.
+        draw_noise: GNR's: strengths [n] in units of 1/255 to noise [n, 3, 112, 112] on the scale
+            of [0, 1].
+        seed: of the run.
+        resume: go on with the run in ``folder``.
+
+    Raises:
+        OptionError: the guides are not the pack's, or generated noise is asked for without GNR.
+    """
+    pack.check_guides(recognizers)
+    if recipe.generated and draw_noise is None:
+        raise OptionError("expected a GNR run for a share of generated noise, got none")
+    guides = [Guide(recognizer) for recognizer in recognizers]
+    net.to(memory_format=torch.channels_last)
+    net.train(not (recipe.settled or recipe.rehearse))
+    optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
+    parts = {"net": net, **optimiser.parts}
+    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    for step, generator in loop:
+        which = step % len(guides)
+        guide = guides[which]
+        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
+        mirrored = _chance(0.5, generator)
+        clean, attacked = pack.images(rows, mirrored=mirrored)
+        target = pack.embedded(which, rows, mirrored=mirrored)
+        embed: Embed = guide.embed
+        fresh = _chance(recipe.fresh, generator)
+        if fresh and _chance(recipe.redraw, generator):
+            embed = guide.redrawn(clean, generator)
+            with torch.no_grad():
+                target = embed(clean)
+        kinds = sort_out(
+            len(clean),
+            {name: getattr(recipe, name) for name in ("clean", "noisy", "band", "generated")},
+            generator,
+        )
+        chosen = kinds["attacked"]
+        if fresh and bool(chosen.any()):
+            whole = _through(net, embed) if recipe.rehearse else embed
+            attacked[chosen] = attack_now(
+                whole, clean[chosen], target[chosen], generator, recipe.rehearse
+            )
+        seen = _seen(clean, attacked, kinds, draw_noise, generator)
+        purified, suspicion = net(seen.contiguous(memory_format=torch.channels_last))
+        distance = (
+            _feature_distance(guide, purified, clean)
+            if recipe.distance == "feature" and embed == guide.embed
+            else distances(embed(purified), target, recipe.distance)
+        )
+        pixel = 255 * (purified - clean).abs().mean()
+        hostile = chosen | kinds["generated"]
+        alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
+        optimiser.step(distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm)
+        loop.log(
+            distance_attacked=_mean(distance[chosen]),
+            distance_clean=_mean(distance[kinds["clean"]]),
+            psnr_clean=_psnr(purified[kinds["clean"]], clean[kinds["clean"]]),
+            pixel=float(pixel.detach()),
+            alarm=float(alarm.detach()),
+        )
+    net.eval()
+
+
+def distances(purified: Tensor, clean: Tensor, kind: str) -> Tensor:
+    """The distance [N] between unit embeddings [N, d].
+
+    Args:
+        purified: of the purified images.
+        clean: of the clean ones.
+        kind: "cosine" for 1 - cos; else L1 over sqrt(d), so that the length of an embedding does
+            not matter.
+
+    >>> import torch
+    >>> distances(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), "cosine").tolist()
+    [1.0]
+    """
+    if kind == "cosine":
+        return 1 - (purified * clean).sum(dim=1)
+    return (purified - clean).abs().sum(dim=1) / math.sqrt(purified.shape[1])
+
+
+def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:
+    """L1 between features over the clean feature's own: guides differ in scale."""
+    with torch.no_grad():
+        wanted = guide.feature(clean)
+    difference = (guide.feature(purified) - wanted).abs().sum(dim=1)
+    return difference / wanted.abs().sum(dim=1).clamp_min(1e-6)
+
+
+def _through(net: UddnNet, embed: Embed) -> Embed:
+    """What an attacker attacks who knows the purifier."""
+    return lambda x: embed(net.purify(x))
+
+
+def _seen(
+    clean: Tensor,
+    attacked: Tensor,
+    kinds: dict[str, Tensor],
+    draw_noise: DrawNoise | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """What the network gets of each kind."""
+    seen = torch.where(per_image(kinds["attacked"]), attacked, clean)
+    noisy, band, generated = (kinds[name] for name in ("noisy", "band", "generated"))
+    if bool(noisy.any()):
+        seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
+    if bool(band.any()):
+        strength = per_image(draw_strengths(int(band.sum()), generator)) / 255
+        noise = band_noise(int(band.sum()), clean.shape[-1], generator)
+        seen[band] = add_noise(clean[band], strength * noise)
+    if draw_noise is not None and bool(generated.any()):
+        strength = draw_strengths(int(generated.sum()), generator)
+        seen[generated] = add_noise(clean[generated], draw_noise(strength, generator))
+    return seen
+
+
+def _chance(share: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < share
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.detach().mean()) if len(values) else float("nan")
+
+
+def _psnr(images: Tensor, wanted: Tensor) -> float:
+    """In dB; NaN without an image, bounded where nothing changed at all."""
+    error = (images.detach() - wanted).square()
+    return float(-10 * error.mean().clamp_min(1e-10).log10()) if len(images) else float("nan")

@@ -1,0 +1,83 @@
+"""Recovering a shipped denoiser, and fitting it to another recognizer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facepurify import Purifier
+from facepurify.errors import ModelContractError, OptionError
+from facepurify.train.__main__ import main
+from facepurify.train.adapt import AdaptRecipe
+from facepurify.train.export import export_purifier
+from facepurify.train.recover import recover_uddn
+from facepurify.train.uddn import UddnNet
+
+
+def trained(size: str = "light") -> UddnNet:
+    """A network whose every weight and statistic is its own."""
+    torch.manual_seed(0)
+    net = UddnNet(size).eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.2)
+            nn.init.normal_(layer.running_mean, std=0.2)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    nn.init.normal_(net.unet.noise.weight, std=0.02)
+    return net
+
+
+@pytest.mark.parametrize("size", ["light", "published"])
+def test_an_exported_denoiser_comes_back_and_can_learn(size: str, tmp_path: Path) -> None:
+    net = trained(size)
+    export_purifier(net, tmp_path / "net.onnx")
+    again = recover_uddn((tmp_path / "net.onnx").read_bytes())
+    x = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for one, other in zip(again(x), net(x), strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
+        assert not torch.allclose(net.purify(x), x, atol=1e-2)
+    assert again.size == size
+    again.purify(x).mean().backward()
+    gradients = [parameter.grad for name, parameter in again.named_parameters() if "unet" in name]
+    assert all(gradient is not None for gradient in gradients)
+
+
+def test_another_model_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ModelContractError, match="expected a denoiser that"):
+        recover_uddn(tiny_model.read_bytes())
+
+
+def test_the_command_adapts_and_measures(
+    folders: list[Path],
+    guide_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_purifier(trained(), "shipped.onnx")
+    command = [
+        "adapt", "--data", *map(str, folders), "--cache", "cache", "--recognizer", str(guide_file),
+        "--model", "shipped.onnx", "--minutes", "0.05", "--batch", "2", "--pairs", "6",
+        "--attacked", "3", "-o", "mine.onnx",
+    ]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"genuine rejected \| fgsm dodging .* pgd10 impersonation", printed)
+    assert [line.split()[0] for line in printed.splitlines()[1:4]] == ["none", "before", "after"]
+    x = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
+    before, after = (
+        Purifier(name).purify_canonical(x).images for name in ("shipped.onnx", "mine.onnx")
+    )
+    assert not np.array_equal(before, after)
+    assert np.abs(before - after).mean() < 0.1
+    assert main(command) == 1  # the run is there already
+    with pytest.raises(OptionError, match="expected minutes"):
+        AdaptRecipe(minutes=0)

@@ -1,0 +1,240 @@
+"""Fitting the denoiser: its noises, its guides, its attacks, and the way to a shipped file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from facepurify import Purifier
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import AttackError, DataError, OptionError
+from facepurify.train.__main__ import main
+from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.corruption import add_noise, band_noise, draw_strengths, sort_out
+from facepurify.train.faces import FaceSet
+from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
+from facepurify.train.guide import Guide
+from facepurify.train.loop import load_run
+from facepurify.train.runs import describe_run, open_run
+from facepurify.train.uddn import UddnNet
+from facepurify.weights import read_manifest
+from tests.bench.small_nets import recognizer_model
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_shares_are_kept_and_exclude_each_other() -> None:
+    kinds = sort_out(2000, {"clean": 0.3, "noisy": 0.2}, generator())
+    shares = {name: float(chosen.float().mean()) for name, chosen in kinds.items()}
+    assert shares == pytest.approx({"clean": 0.3, "noisy": 0.2, "attacked": 0.5}, abs=0.04)
+    assert bool((sum(chosen.int() for chosen in kinds.values()) == 1).all())
+
+
+def test_band_noise_lies_in_one_band_of_full_strength() -> None:
+    noise = band_noise(6, 32, generator())
+    assert noise.shape == (6, 3, 32, 32)
+    assert torch.allclose(noise.abs().flatten(1).amax(dim=1), torch.ones(6))
+    power = np.abs(np.fft.fft2(noise.double().numpy())) ** 2
+    frequency = np.fft.fftfreq(32)
+    radius = np.hypot(frequency[:, None], frequency) / np.hypot(0.5, 0.5)
+    spans = []
+    for image in power:
+        inside = radius[(image.sum(axis=0) > 1e-6 * image.sum())]
+        spans.append((inside.min(), inside.max()))
+        empty = (radius < inside.min()) | (radius > inside.max())
+        assert image[:, empty].sum() < 1e-6 * image.sum()
+    assert len({round(low, 2) for low, _ in spans}) > 2
+    assert any(high - low < 0.8 for low, high in spans)
+
+
+def test_noise_arrives_as_a_file_delivers_it() -> None:
+    seen = add_noise(torch.full((1, 3, 4, 4), 0.99), torch.full((1, 3, 4, 4), 0.1))
+    assert torch.equal(seen, torch.ones_like(seen))
+    seen = add_noise(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 1.3 / 255))
+    assert torch.allclose(seen * 255, torch.ones_like(seen))
+    strengths = draw_strengths(500, generator())
+    assert (float(strengths.min()), float(strengths.max())) == (2.0, 12.0)
+
+
+def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
+    guide: Recognizer, pack: AttackPack
+) -> None:
+    x = torch.from_numpy(pack.clean[:3] / np.float32(255))
+    weights = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in recognizer_model().graph.initializer
+    }
+    tapped = Guide(guide)
+    feature = tapped.feature(x)
+    embedding = nn.functional.normalize(feature @ torch.tensor(weights["w3"]))
+    assert torch.allclose(embedding, guide.embed(x), atol=1e-5)
+    assert torch.equal(tapped.embed(x), guide.embed(x))
+    (gradient,) = torch.autograd.grad(tapped.feature(x.requires_grad_()).sum(), x)
+    assert float(gradient.abs().max()) > 0
+
+
+def test_a_redrawn_guide_is_another_recognizer(guide: Recognizer, pack: AttackPack) -> None:
+    x = torch.from_numpy(pack.clean[:6] / np.float32(255))
+    one, again, other = (Guide(guide).redrawn(x, generator(seed))(x) for seed in (1, 1, 2))
+    assert torch.allclose(one.norm(dim=1), torch.ones(6))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other, atol=0.1)
+
+
+def test_distances_by_hand() -> None:
+    a, b = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0, 0.0]])
+    assert distances(a, b, "cosine").tolist() == pytest.approx([0.4])
+    assert distances(a, b, "l1").tolist() == pytest.approx([1.2 / 2])
+
+
+def judged(net: UddnNet, pack: AttackPack, guide: Recognizer, distance: str) -> float:
+    """How far the guide sees the purified attacks from the clean faces."""
+    clean, attacked = pack.images(torch.arange(len(pack)), mirrored=False)
+    see = Guide(guide).feature if distance == "feature" else guide.embed
+    with torch.no_grad():
+        return float((see(net.eval().purify(attacked)) - see(clean)).abs().mean())
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1", "feature"])
+def test_training_brings_the_embedding_back(
+    distance: str, pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = UddnNet()
+    before = judged(net, pack, guide, distance)
+    recipe = UddnRecipe(
+        steps=20, batch=6, rate=5e-4, distance=distance, clean=0, noisy=0, band=0, pixel=0,
+        settled=True,
+    )  # fmt: skip
+    fit_uddn(net, pack, [guide, guide], recipe, tmp_path / "run")
+    assert judged(net, pack, guide, distance) < 0.96 * before
+
+
+@pytest.mark.parametrize("rehearse", [0, 2])
+def test_fresh_attacks_are_made_in_the_step(
+    rehearse: int,
+    pack: AttackPack,
+    guide: Recognizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = UddnNet()
+    through: list[bool] = []
+
+    def purify(x: torch.Tensor) -> torch.Tensor:
+        through.append(net.training)
+        return net(x)[0]
+
+    monkeypatch.setattr(net, "purify", purify)
+    statistics = [norm.running_mean.clone() for norm in norms(net)]
+    recipe = UddnRecipe(steps=3, batch=4, fresh=1.0, redraw=0.5, rehearse=rehearse, clean=0.1)
+    fit_uddn(net, pack, [guide, guide], recipe, tmp_path / "run")
+    moved = any(
+        not torch.equal(norm.running_mean, old)
+        for norm, old in zip(norms(net), statistics, strict=True)
+    )
+    # Rehearsed attacks see the very network that learns, so the statistics stand still.
+    assert moved == (rehearse == 0)
+    assert len(through) == (3 * (rehearse + 1) if rehearse else 0)
+    assert not any(through)
+
+
+def norms(net: UddnNet) -> list[nn.BatchNorm2d]:
+    return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def test_generated_noise_is_what_the_network_sees(
+    pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    asked: list[torch.Tensor] = []
+
+    def draw(strength: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        asked.append(strength)
+        return torch.zeros(len(strength), 3, 112, 112)
+
+    recipe = UddnRecipe(steps=2, batch=4, clean=0, noisy=0, band=0, generated=1.0)
+    fit_uddn(UddnNet(), pack, [guide, guide], recipe, tmp_path / "run", draw_noise=draw)
+    assert [len(strength) for strength in asked] == [4, 4]
+    with pytest.raises(OptionError, match="expected a GNR run"):
+        fit_uddn(UddnNet(), pack, [guide, guide], recipe, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"distance": "l2"}, "expected a distance of"),
+        ({"clean": 0.9, "band": 0.2}, "1 together at most"),
+        ({"fresh": 1.5}, "expected fresh and redraw"),
+        ({"rehearse": 3}, "above 0 to redraw or rehearse"),
+    ],
+)
+def test_recipes_that_mean_nothing(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        UddnRecipe(**wrong)
+
+
+def test_kinds_of_attack_and_guides_of_other_lengths(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer, tmp_path: Path
+) -> None:
+    pack = make_pack(faces, [guide, shipped], 4, batch=2, kinds={"dim": 1.0, "mim": 1.0})
+    pack.save(tmp_path / "pack.npz")
+    loaded = AttackPack.load(tmp_path / "pack.npz")
+    assert [each.shape[-1] for each in loaded.embeddings] == [guide.dim, shipped.dim]
+    fit_uddn(UddnNet(), loaded, [guide, shipped], UddnRecipe(steps=2, batch=2), tmp_path / "run")
+    with pytest.raises(AttackError, match="unknown attack"):
+        make_pack(faces, [guide], 2, kinds={"magic": 1.0})
+    with pytest.raises(OptionError, match="shares of 0 or more"):
+        make_pack(faces, [guide], 2, kinds={"pgd": -1.0})
+
+
+def test_commands_from_attacks_to_a_purifier(
+    folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", *map(str, folders), "--cache", "cache"]
+    guides = ["--guide", str(guide_file)]
+    origin = ["--training-data", "random faces", "--licence", "none"]
+    for arguments in (
+        ["attacks", *data, *guides, "--count", "8", "--kind", "pgd=1", "--kind", "dim=1"],
+        ["uddn", *guides, "--steps", "2", "--batch", "2"],
+        ["uddn", *guides, "--steps", "2", "--batch", "2", "--start", "runs/uddn", "--run", "more"],
+        ["export", *data, "--run", "more", "--publish", "models", *origin],
+    ):
+        assert main(arguments) == 0, arguments
+    entry = read_manifest(Path("models")).models["uddn"]
+    assert entry.method == "UDDN"
+    assert entry.masks == ()
+    assert entry.path.read_bytes() == Path("uddn.onnx").read_bytes()
+    assert 0 < (entry.score_threshold or 0) < 1
+    assert entry.bytes < 6_000_000
+    net = UddnNet()
+    load_run(net, "more")
+    x = np.random.default_rng(0).random((3, 3, 112, 112), dtype=np.float32)
+    with torch.no_grad():
+        purified, suspicion = net(torch.from_numpy(x))
+    result = Purifier("uddn.onnx").purify_canonical(x)
+    assert not np.array_equal(result.images, x)
+    assert np.allclose(result.images, purified.numpy(), atol=1e-5)
+    assert np.allclose(result.score, suspicion.sigmoid().numpy(), atol=1e-5)
+
+
+def test_a_run_that_was_not_described(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"facepurify.train pin"):
+        open_run(tmp_path)
+    describe_run(tmp_path, "UDDN", size="light")
+    describe_run(tmp_path, "UDDN", size="light")
+    with pytest.raises(DataError, match="expected a run of"):
+        describe_run(tmp_path, "UDDN", size="published")
+    with pytest.raises(DataError, match="expected the checkpoint"):
+        open_run(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"method": "UDDN", "size": "huge"}))
+    with pytest.raises(DataError, match="no network known"):
+        open_run(tmp_path)

@@ -1,0 +1,70 @@
+"""The denoiser's networks: what they start from, what they are made of, what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from facepurify.errors import DataError, OptionError
+from facepurify.train.loop import load_run
+from facepurify.train.uddn import UddnNet
+
+
+@pytest.mark.parametrize("size", ["light", "published"])
+def test_untrained_it_changes_nothing_and_can_learn(size: str) -> None:
+    torch.manual_seed(0)
+    net = UddnNet(size).eval()
+    x = torch.rand(2, 3, 112, 112)
+    purified, suspicion = net(x)
+    assert torch.equal(purified, x)
+    assert suspicion.shape == (2,)
+    (0.4 * purified.mean() + suspicion.sum()).backward()
+    gradient = net.unet.noise.weight.grad
+    assert gradient is not None
+    assert float(gradient.abs().max()) > 0
+
+
+@pytest.mark.parametrize("size", ["light", "published"])
+def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
+    torch.manual_seed(0)
+    net = UddnNet(size).eval()
+    assert net.unet.noise.bias is not None
+    nn.init.constant_(net.unet.noise.bias, -0.25)
+    x = torch.rand(1, 3, 112, 112)
+    assert torch.allclose(net.purify(x), (x - 0.25).clamp(0, 1))
+
+
+def test_published_has_the_papers_units() -> None:
+    """C2, four C3 that halve the side; three C3 and one C2; a 1 x 1 convolution to 3 channels."""
+    unet = UddnNet("published").unet.eval()
+    kinds = [type(unit).__name__ for unit in (*unet.encoder, *unet.decoder)]
+    assert kinds == ["_C2", *["_C3"] * 4, *["_C3"] * 3, "_C2"]
+    sides, x = [], torch.zeros(1, 3, 112, 112)
+    for unit in unet.encoder:
+        x = unit(x)
+        sides.append(x.shape[-1])
+    assert sides == [112, 56, 28, 14, 7]
+    assert unet.noise.kernel_size == (1, 1)
+    convolutions = [layer for layer in unet.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 2 * 2 + 7 * 3 + 1
+
+
+def test_the_light_one_is_light() -> None:
+    net = UddnNet("light")
+    assert 4 * sum(parameter.numel() for parameter in net.parameters()) <= 6_000_000
+    for layer in net.modules():
+        assert not isinstance(layer, nn.PReLU)
+        if isinstance(layer, nn.Conv2d):
+            assert layer.groups == 1
+
+
+def test_another_size_and_another_networks_run(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="expected a size of light, published, got 'big'"):
+        UddnNet("big")
+    torch.save({"parts": {"net": UddnNet("light").state_dict()}}, tmp_path / "checkpoint.pt")
+    load_run(UddnNet("light"), tmp_path)
+    with pytest.raises(DataError, match="expected the checkpoint of a run"):
+        load_run(UddnNet("published"), tmp_path)
