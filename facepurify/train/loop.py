@@ -39,7 +39,7 @@ def _restored(folder: Path, parts: Mapping[str, Stateful]) -> Any:
             part.load_state_dict(state["parts"][name])
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"expected a checkpoint of this very model in {folder}, got {error}"
+            f"expected a checkpoint of this very run in {folder}, got {error}"
         ) from error
     return state
 
