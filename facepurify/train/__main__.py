@@ -168,8 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("choose", _choose, "clean cost against strength on held-out training faces")
     faces(sub)
     guides(sub)
-    sub.add_argument("--eigenfaces", default="eigenfaces.npz")
-    sub.add_argument("--model", action="append", default=[], metavar="ONNX", help="repeat")
+    sub.add_argument("--eigenfaces", help="compare with fixed projections onto these")
+    sub.add_argument(
+        "--model", action="append", default=[], metavar="NAME|ONNX", help="or a chain; repeat"
+    )
     sub.add_argument("--pairs", type=int, default=1000, help="clean pairs of each kind")
     sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
     sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
@@ -398,7 +400,8 @@ def _choose(options: argparse.Namespace) -> None:
         )
         for guide in _load_guides(options)
     ]
-    choose(trials, Basis.load(options.eigenfaces), options.model, options.out)
+    basis = Basis.load(options.eigenfaces) if options.eigenfaces else None
+    choose(trials, basis, options.model, options.out)
 
 
 def _recognizer(options: argparse.Namespace) -> None:

@@ -136,16 +136,25 @@ def held_out_trial(
 
 
 def choose(
-    trials: Sequence[Trial], basis: Basis, models: Sequence[str], folder: str | Path
+    trials: Sequence[Trial], basis: Basis | None, models: Sequence[str], folder: str | Path
 ) -> None:
-    """Judges fixed projections and ONNX purifiers; writes ``choice.json`` and ``choice.png``."""
+    """Judges purifiers, and fixed projections where there is a basis to project onto.
+
+    Args:
+        trials: of one or more recognizers.
+        basis: of the fixed projections; None for none.
+        models: what ``Purifier`` takes.
+        folder: for ``choice.json`` and ``choice.png``.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     candidates: dict[str, Purify] = {"none": lambda images: images}
-    for luma, chroma in FIXED:
-        candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
+    if basis is not None:
+        for luma, chroma in FIXED:
+            candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
     for model in models:
-        candidates[Path(model).stem] = _shipped(Purifier(model))
+        purifier = Purifier(model)
+        candidates[purifier.info.name] = _shipped(purifier)
     results = {
         name: {trial.recognizer.name: trial.judge(purify) for trial in trials}
         for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
@@ -214,13 +223,15 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
                 for name, row in results.items()
                 if name.startswith("fixed") == bool(kind) and name != "none"
             }
+            if not rows:
+                continue
             cost = [100 * row["genuine rejected"] for row in rows.values()]
             for goal, colour in zip(GOALS, ("C0", "C3"), strict=True):
                 worst = [
                     100 * max(value for key, value in row.items() if key.endswith(goal))
                     for row in rows.values()
                 ]
-                label = f"{goal}, {kind or 'selected'}"
+                label = f"{goal}, {kind or 'purifiers'}"
                 axis.plot(cost, worst, marker=marker, linestyle=line, color=colour, label=label)
                 for name, x, y in zip(rows, cost, worst, strict=True):
                     axis.annotate(

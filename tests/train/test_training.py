@@ -179,7 +179,9 @@ def test_choice_is_drawn_from_held_out_faces(
     sizes = ["--luma", "20", "--chroma", "10"]
     assert main(["eigenfaces", *data, *sizes, "--luma-zone", "90", "--chroma-zone", "30"]) == 0
     choice = ["choose", *data, "--guide", str(guide_file), "--pairs", "20", "--attacked", "6"]
-    assert main(choice) == 0
+    assert main([*choice, "--model", "pin", "--out", "alone"]) == 0
+    assert list(json.loads(Path("alone/choice.json").read_text())) == ["none", "pin"]
+    assert main([*choice, "--eigenfaces", "eigenfaces.npz"]) == 0
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]
     for row in results.values():
