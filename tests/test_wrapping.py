@@ -80,7 +80,7 @@ def test_a_list_is_one_call_of_the_purifier(
     invert_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     purifier = Purifier(invert_model, threads=1)
-    session = purifier._session
+    session = purifier._stages[0]._session
     assert session is not None
     batches: list[int] = []
     run = session.run

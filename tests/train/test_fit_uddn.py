@@ -233,7 +233,7 @@ def test_a_run_that_was_not_described(tmp_path: Path) -> None:
     describe_run(tmp_path, "UDDN", size="light")
     with pytest.raises(DataError, match="expected a run of"):
         describe_run(tmp_path, "UDDN", size="published")
-    with pytest.raises(DataError, match="expected the checkpoint"):
+    with pytest.raises(DataError, match="expected a checkpoint"):
         open_run(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"method": "UDDN", "size": "huge"}))
     with pytest.raises(DataError, match="no network known"):

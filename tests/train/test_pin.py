@@ -96,5 +96,5 @@ def test_a_fresh_net_keeps_nearly_everything(basis: Basis, faces: FaceSet, selec
 
 
 def test_a_run_that_is_not_there(basis: Basis, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected the checkpoint of a run"):
+    with pytest.raises(DataError, match="expected a checkpoint"):
         load_run(PinNet(basis), tmp_path)

@@ -66,5 +66,5 @@ def test_another_size_and_another_networks_run(tmp_path: Path) -> None:
         UddnNet("big")
     torch.save({"parts": {"net": UddnNet("light").state_dict()}}, tmp_path / "checkpoint.pt")
     load_run(UddnNet("light"), tmp_path)
-    with pytest.raises(DataError, match="expected the checkpoint of a run"):
+    with pytest.raises(DataError, match="expected a checkpoint"):
         load_run(UddnNet("published"), tmp_path)
