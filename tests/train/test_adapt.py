@@ -77,7 +77,6 @@ def test_the_command_adapts_and_measures(
         Purifier(name).purify_canonical(x).images for name in ("shipped.onnx", "mine.onnx")
     )
     assert not np.array_equal(before, after)
-    assert np.abs(before - after).mean() < 0.1
     assert main(command) == 1  # the run is there already
     with pytest.raises(OptionError, match="expected minutes"):
         AdaptRecipe(minutes=0)
