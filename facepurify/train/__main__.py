@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from facepurify.bench.attacks import FGSM, FeatureTarget
 from facepurify.bench.defences import get_defence
@@ -414,6 +415,11 @@ def _recognizer(options: argparse.Namespace) -> None:
         cache=options.cache, seed=options.seed, resume=options.resume,
     )  # fmt: skip
     print(f"cosine to the teacher on held-out faces: {cosine:.4f}")
+    _write_recognizer(net, options)
+
+
+def _write_recognizer(net: nn.Module, options: argparse.Namespace) -> None:
+    """Exports a recognizer, and publishes it where that was asked for."""
     difference = export_recognizer(net, options.out)
     if options.publish:
         origin = Origin(options.training_data, options.licence)
@@ -437,11 +443,7 @@ def _mter(options: argparse.Namespace) -> None:
         net.to(options.device), dim, faces, recipe, options.run,
         teacher=teacher, purify=purify, seed=options.seed, resume=options.resume,
     )  # fmt: skip
-    difference = export_recognizer(net.cpu(), options.out)
-    if options.publish:
-        origin = Origin(options.training_data, options.licence)
-        publish_recognizer(Path(options.out), Path(options.publish), options.name, origin)
-    print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
+    _write_recognizer(net.cpu(), options)
     print("held-out faces, FAR 1e-3, feature-target attacks at eps 10:")
     trial = held_out_trial(
         faces, Recognizer.from_onnx(options.out), pairs=3000, far=1e-3, eps=10,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.attack_pack import AttackPack, make_pack
-from facepurify.train.choose import Floats, held_out_trial
+from facepurify.train.choose import held_out_trial, on_arrays
 from facepurify.train.export import export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
@@ -95,7 +94,10 @@ def adapt(
         faces, recognizer, attacks=ATTACKS, pairs=recipe.pairs, attacked=recipe.attacked, seed=seed
     )
     start = time.monotonic()
-    rows = {"none": trial.judge(lambda images: images), "before": trial.judge(_purify(model))}
+    rows = {
+        "none": trial.judge(lambda images: images),
+        "before": trial.judge(on_arrays(Purifier(model))),
+    }
     end -= time.monotonic() - start  # as long as it will take to judge the result
     pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
     settings = UddnRecipe(
@@ -107,13 +109,8 @@ def adapt(
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     export_purifier(net, out)
-    rows["after"] = trial.judge(_purify(str(out)))
+    rows["after"] = trial.judge(on_arrays(Purifier(str(out))))
     return rows
-
-
-def _purify(model: str) -> Callable[[Floats], Floats]:
-    purifier = Purifier(model)
-    return lambda images: purifier.purify_canonical(images).images
 
 
 def _pack_for(seconds: float, recognizer: Recognizer, faces: FaceSet, seed: int) -> AttackPack:

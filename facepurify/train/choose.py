@@ -25,7 +25,7 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
-__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial"]
+__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial", "on_arrays"]
 
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
@@ -154,7 +154,7 @@ def choose(
             candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
     for model in models:
         purifier = Purifier(model)
-        candidates[purifier.info.name] = _shipped(purifier)
+        candidates[purifier.info.name] = on_arrays(purifier)
     results = {
         name: {trial.recognizer.name: trial.judge(purify) for trial in trials}
         for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
@@ -193,7 +193,8 @@ def _attack(
     return np.concatenate(parts)
 
 
-def _shipped(purifier: Purifier) -> Purify:
+def on_arrays(purifier: Purifier) -> Purify:
+    """What ``Trial.judge`` takes, of a purifier."""
     return lambda images: purifier.purify_canonical(images).images
 
 
