@@ -112,6 +112,7 @@ def soak(
         if passed >= WARM_UP * seconds:
             samples.append(resident_megabytes())
         time.sleep(1 if seconds >= 60 else 0.25)
+    samples.append(resident_megabytes())  # still under load, and there however short the run
     stop.set()
     for worker in workers:
         worker.join()
