@@ -20,6 +20,8 @@ from facepurify.train.corruption import (
     band_noise,
     draw_strengths,
     gaussian_noise,
+    recompress,
+    resample,
     sort_out,
 )
 from facepurify.train.fresh import attack_now
@@ -51,6 +53,10 @@ class UddnRecipe:
         noisy: share that gets Gaussian noise.
         band: share that gets noise of a random band of frequencies.
         generated: share that gets noise of GNR; the rest is attacked.
+        resampled: share of the faces not attacked that are turned, zoomed and shifted a little:
+            the pack's are as their JPEG files have them, and "has no trace of JPEG" must not
+            come to mean "was attacked".
+        recompressed: share of all images, attacked or not, that go through JPEG last.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
         rehearse: steps of fresh attacks through the purifier itself; 0 for attacks on the guide
@@ -69,6 +75,8 @@ class UddnRecipe:
     noisy: float = 0.05
     band: float = 0.1
     generated: float = 0.0
+    resampled: float = 0.5
+    recompressed: float = 0.2
     fresh: float = 0.0
     redraw: float = 0.0
     rehearse: int = 0
@@ -84,6 +92,11 @@ class UddnRecipe:
             raise OptionError(
                 "expected shares clean, noisy, band and generated of 0 or more, 1 together at "
                 f"most, got {shares}"
+            )
+        if not (0 <= self.resampled <= 1 and 0 <= self.recompressed <= 1):
+            raise OptionError(
+                "expected resampled and recompressed from 0 to 1, "
+                f"got {self.resampled} and {self.recompressed}"
             )
         if not (0 <= self.fresh <= 1 and 0 <= self.redraw <= 1 and self.rehearse >= 0):
             raise OptionError(
@@ -153,12 +166,20 @@ def fit_uddn(
             generator,
         )
         chosen = kinds["attacked"]
+        moved = ~chosen & _draw(len(clean), recipe.resampled, generator)
+        if bool(moved.any()):
+            clean[moved] = resample(clean[moved], generator)
+            with torch.no_grad():
+                target[moved] = embed(clean[moved])
         if fresh and bool(chosen.any()):
             whole = _through(net, embed) if recipe.rehearse else embed
             attacked[chosen] = attack_now(
                 whole, clean[chosen], target[chosen], generator, recipe.rehearse
             )
         seen = _seen(clean, attacked, kinds, draw_noise, generator)
+        stored = _draw(len(seen), recipe.recompressed, generator)
+        if bool(stored.any()):
+            seen[stored] = recompress(seen[stored], generator)
         purified, suspicion = net(seen.contiguous(memory_format=torch.channels_last))
         distance = (
             _feature_distance(guide, purified, clean)
@@ -172,7 +193,7 @@ def fit_uddn(
         loop.log(
             distance_attacked=_mean(distance[chosen]),
             distance_clean=_mean(distance[kinds["clean"]]),
-            psnr_clean=_psnr(purified[kinds["clean"]], clean[kinds["clean"]]),
+            psnr_clean=_psnr(purified[kinds["clean"]], seen[kinds["clean"]]),
             pixel=float(pixel.detach()),
             alarm=float(alarm.detach()),
         )
@@ -234,6 +255,10 @@ def _seen(
 
 def _chance(share: float, generator: torch.Generator) -> bool:
     return float(torch.rand((), generator=generator)) < share
+
+
+def _draw(count: int, share: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator) < share
 
 
 def _mean(values: Tensor) -> float:

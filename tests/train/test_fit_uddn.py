@@ -16,7 +16,14 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError, DataError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, make_pack
-from facepurify.train.corruption import add_noise, band_noise, draw_strengths, sort_out
+from facepurify.train.corruption import (
+    add_noise,
+    band_noise,
+    draw_strengths,
+    recompress,
+    resample,
+    sort_out,
+)
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
@@ -62,6 +69,35 @@ def test_noise_arrives_as_a_file_delivers_it() -> None:
     assert torch.allclose(seen * 255, torch.ones_like(seen))
     strengths = draw_strengths(500, generator())
     assert (float(strengths.min()), float(strengths.max())) == (2.0, 12.0)
+
+
+def test_resampling_moves_a_face_a_little() -> None:
+    rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
+    spot = torch.exp(-((rows - 60).square() + (columns - 50).square()) / 50)
+    moved = resample(spot.expand(16, 3, 112, 112), generator())
+    mass = moved[:, 0].sum(dim=(1, 2))
+    down, across = (
+        (moved[:, 0] * axis).sum(dim=(1, 2)) / mass - start
+        for axis, start in ((rows, 60), (columns, 50))
+    )
+    distance = (down.square() + across.square()).sqrt()
+    assert float(distance.max()) < 6  # 2 by 2 pixels, and 7 from the middle turned and zoomed
+    assert len({round(float(each), 2) for each in distance}) > 8
+    assert float(mass.max() / mass.min()) > 1.1  # zoomed
+    assert torch.equal(moved, (moved * 255).round() / 255)
+
+
+def test_recompression_is_jpeg() -> None:
+    rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
+    smooth = (0.5 + 0.4 * torch.sin(rows / 30) * torch.cos(columns / 40)).expand(4, 3, 112, 112)
+    noisy = add_noise(smooth, 0.1 * torch.randn(4, 3, 112, 112, generator=generator()))
+    assert float((recompress(smooth, generator()) - smooth).abs().mean()) < 2 / 255
+    lost = (recompress(noisy, generator()) - noisy).abs().mean(dim=(1, 2, 3))
+    assert float(lost.min()) > 1 / 255
+    assert len({round(float(each), 4) for each in lost}) > 1  # each its own quality
+    red = torch.zeros(1, 3, 112, 112)
+    red[:, 0] = 1
+    assert float((recompress(red, generator()) - red).abs().max()) < 0.02  # channels keep places
 
 
 def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
@@ -112,7 +148,7 @@ def test_training_brings_the_embedding_back(
     before = judged(net, pack, guide, distance)
     recipe = UddnRecipe(
         steps=20, batch=6, rate=5e-4, distance=distance, clean=0, noisy=0, band=0, pixel=0,
-        settled=True,
+        recompressed=0, settled=True,
     )  # fmt: skip
     fit_uddn(net, pack, [guide, guide], recipe, tmp_path / "run")
     assert judged(net, pack, guide, distance) < 0.96 * before
@@ -173,6 +209,7 @@ def test_generated_noise_is_what_the_network_sees(
         ({"distance": "l2"}, "expected a distance of"),
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
         ({"fresh": 1.5}, "expected fresh and redraw"),
+        ({"recompressed": -0.1}, "expected resampled and recompressed"),
         ({"rehearse": 3}, "above 0 to redraw or rehearse"),
     ],
 )
