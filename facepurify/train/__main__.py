@@ -29,13 +29,21 @@ from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
+from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.loop import load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
-from facepurify.train.runs import describe_run, open_run
+from facepurify.train.runs import (
+    describe_immune,
+    describe_run,
+    load_pin,
+    load_uddn,
+    method_of,
+    open_run,
+)
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -122,8 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
-    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
-    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
+    _noise(sub)
+    _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("immune", _immune, "train denoiser and PIN's projection after it as one network")
+    guides(sub)
+    sub.add_argument("--uddn", default="uddn", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument("--run", default="runs/immune", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _noise(sub)
     _recipe(sub, UddnRecipe(), distance=DISTANCES)
 
     sub = command("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
@@ -156,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin or uddn")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, uddn or immune")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
 
@@ -208,6 +225,11 @@ def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
     sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+
+
+def _noise(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
+    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
 
 
 def _share(text: str) -> tuple[str, float]:
@@ -304,6 +326,28 @@ def _uddn(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _immune(options: argparse.Namespace) -> None:
+    denoiser, pin = load_uddn(options.uddn), load_pin(options.pin)
+    recipe = _filled(UddnRecipe, options)
+    if not (recipe.settled or (Path(options.uddn).is_dir() and Path(options.pin).is_dir())):
+        raise OptionError(
+            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
+            f"{options.uddn} and {options.pin} without"
+        )
+    net = ImmuneNet(denoiser, pin)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    describe_immune(options.run, net)
+    fit_uddn(
+        net, pack, guides, recipe, options.run,
+        draw_noise=_noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    print("from the mask that was trained and ships to the published hard ones, attacked faces:")
+    for mask, gap in mask_gap(net, pack, guides).items():
+        levels = gap.pop("pixels")
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in gap.items())
+        print(f"  {mask}: {levels:.2f} grey levels, 1 - cos {shift}")
+
+
 def _noise_of(options: argparse.Namespace) -> DrawNoise | None:
     if not options.gnr:
         return None
@@ -360,7 +404,7 @@ def _gnr(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     net = open_run(options.run)
-    method = "PIN" if isinstance(net, PinNet) else "UDDN"
+    method = method_of(net)
     out = Path(options.out or f"{method.lower()}.onnx")
     difference = export_purifier(net, out)
     faces = load_faces(options.data, options.cache)

@@ -18,6 +18,7 @@ from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
 from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
 from facepurify.train.uddn import UddnNet
@@ -47,7 +48,7 @@ class Masked(nn.Module):
         net: what chooses and projects.
     """
 
-    def __init__(self, net: PinNet) -> None:
+    def __init__(self, net: PinNet | ImmuneNet) -> None:
         super().__init__()
         self.net = net
 
@@ -59,7 +60,7 @@ class Masked(nn.Module):
         Mode 0 keeps p of each coefficient, the mean of the sampled mask; 1 is the published fixed
         mask p > mean(p), 2 the published sampled one, p > u.
         """
-        coefficients, probability, suspicion = self.net(image)
+        coefficients, probability, suspicion = self.net.choose(image)
         threshold = torch.where(mask_mode == 1, probability.mean(1, keepdim=True), mask_uniform)
         hard = (probability > threshold).float()
         mask = torch.where(mask_mode == 0, probability, hard)
@@ -95,7 +96,7 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     # The exporter would note the strides of channels last, and its graph would transpose.
     net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    if isinstance(net, PinNet):
+    if isinstance(net, PinNet | ImmuneNet):
         return _export_masked(Masked(net).eval(), image, path)
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
