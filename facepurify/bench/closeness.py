@@ -233,9 +233,9 @@ def render_closeness(record: Closeness) -> str:
     header = ["judged by", "attacked on", "purifier", CLEAN, *attacks]
     return aligned_table(header, rows) + (
         f"\nMean over {record.rows[0].faces} faces of {record.data.name}, some attacked to dodge "
-        "and some to impersonate: L1 distance of unit embeddings to the clean face's over sqrt(d) / mean "
-        f"absolute difference of the pixels in grey levels, at eps {record.settings['eps']} of "
-        "255, steps of a quarter of it.\n"
+        "and some to impersonate: L1 distance of unit embeddings to the clean face's over "
+        "sqrt(d) / mean absolute difference of the pixels in grey levels, at eps "
+        f"{record.settings['eps']} of 255, steps of a quarter of it.\n"
     )
 
 

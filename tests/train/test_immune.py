@@ -182,7 +182,7 @@ def test_commands_to_a_purifier(
     onnx_files = ["--uddn", "uddn.onnx", "--pin", "pin.onnx"]
     for arguments in (
         ["uddn", *guides, *small],
-        ["pin", *guides, *small, "--luma", "20", "--chroma", "12"],
+        ["pin", *guides, *small, "--luma", "20", "--chroma", "12", "--sparsity", "9"],
         ["immune", *guides, *small, "--uddn", "runs/uddn", "--pin", "runs/pin"],
         ["export", *data, "--run", "runs/uddn"],
         ["export", *data, "--run", "runs/pin"],
