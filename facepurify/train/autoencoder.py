@@ -68,7 +68,7 @@ def fit_autoencoder(
     resume: bool = False,
 ) -> None:
     """Trains ``net`` in place on the pixels of a pack; the run lies in ``folder``."""
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)
     net.train()
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}

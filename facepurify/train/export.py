@@ -172,7 +172,7 @@ def export_bare(net: nn.Module, path: str | Path) -> float:
     Raises:
         ModelContractError: they differ by more than a grey level, 1/255.
     """
-    net = net.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    net = net.to(memory_format=torch.contiguous_format).eval()
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     session = _session(data := _checked(to_onnx(net, (image,), ["image"], ["purified"])))
     with torch.no_grad():

@@ -78,7 +78,7 @@ class _Graph:
                 found = map(self.array, node.input[1:])
                 self.layers[name] = [torch.tensor(each) for each in found if each is not None]
             elif node.op_type == "Gather" and (index := self.array(node.input[1])) is not None:
-                self.indices.append(index)
+                self.indices.append(index.astype(np.int64))
 
     def array(self, name: str) -> npt.NDArray[np.generic] | None:
         """A constant in single precision, however it is kept; None if there is none."""
