@@ -113,10 +113,12 @@ def _trade(
     look: dict[str, Any],
 ) -> None:
     mine = sorted((line for line in lines if line.clean.defence == name), key=lambda one: one.eps)
-    for line in mine:
-        rate = getattr(getattr(line, attacker), goal)
-        if rate is None:
-            continue
+    found = [(line, getattr(getattr(line, attacker), goal)) for line in mine]
+    drawn = [(line, rate) for line, rate in found if rate is not None]
+    cost = [100 * line.clean.frr for line, _ in drawn]
+    success = [100 * rate.value for _, rate in drawn]
+    axes.plot(cost, success, color=look["color"], linewidth=1, alpha=0.5)
+    for line, rate in drawn:
         axes.errorbar(
             100 * line.clean.frr,
             100 * rate.value,
@@ -125,6 +127,7 @@ def _trade(
             linestyle="",
             elinewidth=0.7,
             markersize=3 + line.eps / 2,
+            alpha=0.8,
             label=name if line is mine[-1] else None,
         )
 
