@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--count", type=int, default=3000, help="faces to attack for a set of guides")
     sub.add_argument("--size", choices=tuple(SIZES), default="light")
-    sub.add_argument("--pin", metavar="RUN|NAME|ONNX", help="the stage of the arms with PIN")
+    sub.add_argument("--pin", metavar="RUN|NAME|ONNX", help="whose space, not selector, stages use")
     _noise(sub)
     sub.add_argument("--pairs", type=int, default=600, help="clean pairs of each kind")
     sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
@@ -361,10 +361,11 @@ def _uddn(options: argparse.Namespace) -> None:
 def _immune(options: argparse.Namespace) -> None:
     denoiser, pin = load_uddn(options.uddn), load_pin(options.pin)
     recipe = _filled(UddnRecipe, options)
-    if not (recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
+    from_runs = Path(options.uddn).is_dir() and Path(options.pin).is_dir()
+    if not (recipe.settled or recipe.rehearse or from_runs):
         raise OptionError(
-            "expected --settled to begin from an ONNX file, whose batch norm is folded, "
-            f"got {options.uddn} without"
+            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
+            f"{options.uddn} and {options.pin} without"
         )
     net = ImmuneNet(denoiser, pin)
     pack, guides = AttackPack.load(options.attacks), _load_guides(options)
@@ -400,7 +401,7 @@ def _ablate(options: argparse.Namespace) -> None:
     study = ablate(
         arms, _filled(UddnRecipe, options), faces, guides, trial, options.out,
         count=options.count, size=options.size, draw_noise=_noise_of(options), seed=options.seed,
-        make_pin=(lambda: load_pin(options.pin)) if options.pin else None,
+        space=load_pin(options.pin).space.basis() if options.pin else None,
     )  # fmt: skip
     print(render_ablation(study))
     print(f"wrote ablation.json, .md and .png into {options.out}")

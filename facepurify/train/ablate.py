@@ -25,6 +25,7 @@ from facepurify.bench.summary import aligned_table, percent
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Floats, Trial
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import DrawNoise, UddnRecipe, fit_uddn
@@ -37,7 +38,6 @@ __all__ = ["ARMS", "ATTACKS", "Arm", "ablate", "arms_named", "render_ablation"]
 ATTACKS: tuple[Attack, ...] = (FGSM(), MIM(steps=10), PGD(steps=10))
 CHUNK = 64
 STAGES = ("", "output", "input")
-MakePin = Callable[[], PinNet]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Arm:
         name: of the arm.
         changes: fields of the recipe that differ from the run's.
         guides: how many of the run's, from the first; 0 for all.
-        stage: where PIN's projection stands, learning too: "" for nowhere, "output" or "input".
+        stage: where PIN's projection stands, with a selector trained from scratch too: "" for
+            nowhere, "output" or "input".
     """
 
     name: str
@@ -108,7 +109,7 @@ def ablate(
     *,
     count: int,
     size: str = "light",
-    make_pin: MakePin | None = None,
+    space: Basis | None = None,
     draw_noise: DrawNoise | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -125,7 +126,8 @@ def ablate(
         folder: of the study.
         count: faces to attack for each set of guides.
         size: of the denoiser.
-        make_pin: makes the selector and immune space that a stage begins from.
+        space: eigenfaces of the arms with PIN. A selector that was trained before is not taken
+            over: the judge may have guided it.
         draw_noise: GNR's, as ``fit_uddn`` takes it.
         seed: of everything random.
 
@@ -137,7 +139,7 @@ def ablate(
         OptionError: the judge guides an arm, or an arm lacks what it needs.
         DataError: the folder holds a study of other settings.
     """
-    _check(arms, guides, trial, make_pin, draw_noise)
+    _check(arms, guides, trial, space, draw_noise)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -167,7 +169,7 @@ def ablate(
                 )
             continue
         torch.manual_seed(seed)  # the same first weights for every arm
-        net = _net(arm, size, make_pin)
+        net = _net(arm, size, space)
         chosen = guides[: arm.guides or len(guides)]
         pack = _pack(folder / f"attacks{len(chosen)}.npz", faces, chosen, count, seed)
         start = time.monotonic()
@@ -187,7 +189,7 @@ def _check(
     arms: Sequence[Arm],
     guides: Sequence[Recognizer],
     trial: Trial,
-    make_pin: MakePin | None,
+    space: Basis | None,
     draw_noise: DrawNoise | None,
 ) -> None:
     if trial.recognizer.sha256 in {guide.sha256 for guide in guides}:
@@ -197,7 +199,7 @@ def _check(
     for arm in arms:
         lacks = {
             f"more than {arm.guides} guides": arm.guides >= len(guides),
-            "a PIN (--pin)": bool(arm.stage) and make_pin is None,
+            "a PIN (--pin)": bool(arm.stage) and space is None,
             "a GNR run (--gnr)": bool(arm.changes.get("generated")) and draw_noise is None,
         }
         if missing := [what for what, is_so in lacks.items() if is_so]:
@@ -224,10 +226,10 @@ def _begin(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return study
 
 
-def _net(arm: Arm, size: str, make_pin: MakePin | None) -> UddnNet:
+def _net(arm: Arm, size: str, space: Basis | None) -> UddnNet:
     net = UddnNet(size)
-    if arm.stage and make_pin is not None:
-        return (ImmuneNet if arm.stage == "output" else _PinFirst)(net, make_pin())
+    if arm.stage and space is not None:
+        return (ImmuneNet if arm.stage == "output" else _PinFirst)(net, PinNet(space))
     return net
 
 

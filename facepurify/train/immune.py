@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.train.attack_pack import AttackPack
@@ -22,8 +22,7 @@ class ImmuneNet(UddnNet):
 
     Trained through the mean of the sampled mask, V diag(p) V^T, which is the exact expectation of
     the projection and the mask that ships. The selector sees the denoised face; the suspicion is
-    the denoiser's, which sees the face as it came. The selector's statistics of batch norm stand
-    still, so that it may come from a file, in which they are folded.
+    the denoiser's, which sees the face as it came.
 
     Args:
         denoiser: whose weights to begin from; its convolutions are shared, not copied.
@@ -35,13 +34,6 @@ class ImmuneNet(UddnNet):
         self.unet, self.suspicion = denoiser.unet, denoiser.suspicion
         self.pin = pin
         pin.suspicion.requires_grad_(False)
-
-    @override
-    def train(self, mode: bool = True) -> Self:
-        """Sets the denoiser's mode; the selector stays in evaluation mode."""
-        super().train(mode)
-        self.pin.eval()
-        return self
 
     @property
     def space(self) -> ImmuneSpace:

@@ -59,9 +59,8 @@ def test_every_arm_is_a_recipe_and_changes_something() -> None:
 
 def test_the_stage_stands_where_the_arm_says(basis: Basis) -> None:
     torch.manual_seed(0)
-    pin = PinNet(basis).eval()
     nets = {
-        stage: ablate_module._net(Arm(stage, stage=stage), "light", lambda: pin)
+        stage: ablate_module._net(Arm(stage, stage=stage), "light", basis)
         for stage in ablate_module.STAGES
     }
     assert type(nets[""]) is UddnNet
@@ -70,7 +69,7 @@ def test_the_stage_stands_where_the_arm_says(basis: Basis) -> None:
     torch.nn.init.constant_(first.unet.noise.bias, 0.1)
     x = torch.rand(2, 3, 112, 112)
     with torch.no_grad():
-        assert torch.allclose(first.purify(x), (pin.purify(x) + 0.1).clamp(0, 1), atol=1e-6)
+        assert torch.allclose(first.purify(x), (first.pin.purify(x) + 0.1).clamp(0, 1), atol=1e-6)
 
 
 def test_finished_arms_are_kept(
