@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facepurify.bench import combine, hits, table
+from facepurify.bench import closeness, combine, hits, table, trade
 from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.options import (
     FULL,
@@ -28,7 +28,13 @@ from facepurify.weights import read_manifest
 
 __all__ = ["main"]
 
-COMMANDS = {"combine": combine.main, "hits": hits.main, "table": table.main}
+COMMANDS = {
+    "closeness": closeness.main,
+    "combine": combine.main,
+    "hits": hits.main,
+    "table": table.main,
+    "trade": trade.main,
+}
 SMOKE = {"attacks": ("fgsm", "pgd10"), "query": "square100", "limit": 8, "adaptive_limit": 4}
 
 
@@ -60,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
             "Attack face recognizers behind purifiers: oblivious, black-box and adaptive. "
             "Without --data a smoke run on bundled photos. 'hits' measures recognizers as MTER's "
             "authors do, 'combine' a purifier with a hardened recognizer, 'table' writes README's "
-            "tables; each has its own --help."
+            "tables, 'trade' draws cost against worth, 'closeness' measures UDDN's Table 1; each "
+            "has its own --help."
         ),
     )
     add_data_options(parser, "facepurify-bench")

@@ -6,7 +6,7 @@ Each is drawn for a column of 400 pixels, so that its letters stay readable on a
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from facepurify.bench.results import OBLIVIOUS, ROC_RATES, AttackRow, Results
 from facepurify.bench.summary import Headline, Worst, headlines
 
-__all__ = ["Plot", "draw_plots"]
+__all__ = ["Plot", "draw_plots", "draw_trade"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow.
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -71,6 +71,65 @@ def draw_plots(results: Results) -> list[Plot]:
         if any(row.recognizer == recognizer for row in results.latency):
             plots.append(_latency(recognizer, results))
     return plots
+
+
+def draw_trade(recognizer: str, lines: Sequence[Headline]) -> Plot:
+    """Draw clean cost against success: a row for each goal, a column for each attacker.
+
+    Args:
+        recognizer: Its name.
+        lines: What is drawn; those of one purifier at several budgets are joined.
+    """
+    names = list(dict.fromkeys(line.clean.defence for line in lines))
+    budgets = sorted({line.eps for line in lines})
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 6.6), layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
+        for row, goal in zip(grid, ("dodging", "impersonation"), strict=True):
+            for axes, attacker in zip(row, ("oblivious", "adaptive"), strict=True):
+                for name in names:
+                    _trade(axes, lines, name, attacker, goal, _look(names, name))
+                axes.set_title(f"{goal}, {attacker}", fontsize=9)
+                axes.set_ylim(-4, 104)
+                axes.set_xlim(left=0)
+            row[0].set_ylabel("attack success (%)")
+        for axes in grid[-1]:
+            axes.set_xlabel("genuine pairs rejected, clean (%)")
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        caption = (
+            f"L-inf {', '.join(f'{eps:g}' for eps in budgets)} of 255, a larger mark for a larger "
+            "budget. Worst attack of each kind, Wilson 95 % intervals. Lower left is better."
+        )
+        return Plot(f"Cost against worth, {recognizer}", caption, _svg(figure))
+
+
+def _trade(
+    axes: Axes,
+    lines: Sequence[Headline],
+    name: str,
+    attacker: str,
+    goal: str,
+    look: dict[str, Any],
+) -> None:
+    mine = sorted((line for line in lines if line.clean.defence == name), key=lambda one: one.eps)
+    found = [(line, getattr(getattr(line, attacker), goal)) for line in mine]
+    drawn = [(line, rate) for line, rate in found if rate is not None]
+    cost = [100 * line.clean.frr for line, _ in drawn]
+    success = [100 * rate.value for _, rate in drawn]
+    axes.plot(cost, success, color=look["color"], linewidth=1, alpha=0.5)
+    for line, rate in drawn:
+        axes.errorbar(
+            100 * line.clean.frr,
+            100 * rate.value,
+            ([100 * (rate.value - rate.low)], [100 * (rate.high - rate.value)]),
+            **look,
+            linestyle="",
+            elinewidth=0.7,
+            markersize=3 + line.eps / 2,
+            alpha=0.8,
+            label=name if line is mine[-1] else None,
+        )
 
 
 def _clean_against_robust(
@@ -205,6 +264,10 @@ def _plot(title: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Plot(title, caption, buffer.getvalue())
+        return Plot(title, caption, _svg(figure))
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

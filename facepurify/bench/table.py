@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from facepurify.bench.closeness import read_closeness, render_closeness
 from facepurify.bench.combine import render_combinations
 from facepurify.bench.hits import read_hits, render_hits
 from facepurify.bench.results import LatencyRow, Results, read_results
@@ -34,6 +35,7 @@ recognizer's.
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # Tables of one record each: the name of file and marks, and what makes the table of the file.
 RECORDS: dict[str, Callable[[Path], str]] = {
+    "closeness": lambda path: render_closeness(read_closeness(path)),
     "hits": lambda path: render_hits(read_hits(path)),
     "combine": lambda path: render_combinations(read_results(path)),
 }

@@ -17,25 +17,41 @@ from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import FacePurifyError, OptionError
 from facepurify.purifier import Purifier
+from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
+from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
 from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
+from facepurify.train.autoencoder import Autoencoder, AutoencoderRecipe, fit_autoencoder
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
-from facepurify.train.export import export_projection, export_purifier, suspicion_threshold
+from facepurify.train.export import (
+    export_bare,
+    export_projection,
+    export_purifier,
+    suspicion_threshold,
+)
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
+from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.loop import load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
-from facepurify.train.runs import describe_run, open_run
+from facepurify.train.runs import (
+    describe_immune,
+    describe_run,
+    load_pin,
+    load_uddn,
+    method_of,
+    open_run,
+)
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -122,9 +138,42 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
-    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
-    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
+    _noise(sub)
     _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("immune", _immune, "train denoiser and PIN's projection after it as one network")
+    guides(sub)
+    sub.add_argument("--uddn", default="uddn", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument("--run", default="runs/immune", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _noise(sub)
+    _recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = command("autoencoder", _autoencoder, "train the denoising autoencoder to compare with")
+    sub.add_argument("--run", default="runs/dae", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("-o", "--out", default="dae.onnx")
+    _recipe(sub, AutoencoderRecipe())
+
+    sub = command("ablate", _ablate, "what each idea brings UDDN on a recognizer never seen")
+    faces(sub)
+    guides(sub)
+    sub.add_argument("--judge", required=True, metavar="ONNX", help="a recognizer that is no guide")
+    sub.add_argument(
+        "--arm", action="append", default=[], metavar="NAME",
+        help="besides the base; repeat (default: all of " + ", ".join(a.name for a in ARMS) + ")",
+    )  # fmt: skip
+    sub.add_argument("--count", type=int, default=3000, help="faces to attack for a set of guides")
+    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    sub.add_argument("--pin", metavar="RUN|NAME|ONNX", help="whose space, not selector, stages use")
+    _noise(sub)
+    sub.add_argument("--pairs", type=int, default=600, help="clean pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
+    sub.add_argument("-o", "--out", default="ablation", metavar="DIR", help="goes on if begun")
+    _recipe(sub, UddnRecipe(steps=600), distance=DISTANCES)
 
     sub = command("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
     faces(sub)
@@ -156,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin or uddn")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, uddn or immune")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
 
@@ -208,6 +257,11 @@ def _pin_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
     sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+
+
+def _noise(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
+    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
 
 
 def _share(text: str) -> tuple[str, float]:
@@ -304,6 +358,55 @@ def _uddn(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _immune(options: argparse.Namespace) -> None:
+    denoiser, pin = load_uddn(options.uddn), load_pin(options.pin)
+    recipe = _filled(UddnRecipe, options)
+    from_runs = Path(options.uddn).is_dir() and Path(options.pin).is_dir()
+    if not (recipe.settled or recipe.rehearse or from_runs):
+        raise OptionError(
+            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
+            f"{options.uddn} and {options.pin} without"
+        )
+    net = ImmuneNet(denoiser, pin)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    describe_immune(options.run, net)
+    fit_uddn(
+        net, pack, guides, recipe, options.run,
+        draw_noise=_noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    print("from the mask that was trained and ships to the published hard ones, attacked faces:")
+    for mask, gap in mask_gap(net, pack, guides).items():
+        levels = gap.pop("pixels")
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in gap.items())
+        print(f"  {mask}: {levels:.2f} grey levels, 1 - cos {shift}")
+
+
+def _autoencoder(options: argparse.Namespace) -> None:
+    net = Autoencoder()
+    fit_autoencoder(
+        net, AttackPack.load(options.attacks), _filled(AutoencoderRecipe, options), options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    difference = export_bare(net, options.out)
+    print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    arms, guides = arms_named(options.arm), _load_guides(options)
+    faces = load_faces(options.data, options.cache)
+    trial = held_out_trial(
+        faces, Recognizer.from_onnx(options.judge), attacks=JUDGED_ATTACKS,
+        pairs=options.pairs, attacked=options.attacked, seed=options.seed,
+    )  # fmt: skip
+    study = ablate(
+        arms, _filled(UddnRecipe, options), faces, guides, trial, options.out,
+        count=options.count, size=options.size, draw_noise=_noise_of(options), seed=options.seed,
+        space=load_pin(options.pin).space.basis() if options.pin else None,
+    )  # fmt: skip
+    print(render_ablation(study))
+    print(f"wrote ablation.json, .md and .png into {options.out}")
+
+
 def _noise_of(options: argparse.Namespace) -> DrawNoise | None:
     if not options.gnr:
         return None
@@ -360,7 +463,7 @@ def _gnr(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     net = open_run(options.run)
-    method = "PIN" if isinstance(net, PinNet) else "UDDN"
+    method = method_of(net)
     out = Path(options.out or f"{method.lower()}.onnx")
     difference = export_purifier(net, out)
     faces = load_faces(options.data, options.cache)

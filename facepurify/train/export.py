@@ -18,6 +18,7 @@ from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
 from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
 from facepurify.train.uddn import UddnNet
@@ -26,6 +27,7 @@ __all__ = [
     "MASKS",
     "Masked",
     "Scored",
+    "export_bare",
     "export_projection",
     "export_purifier",
     "suspicion_threshold",
@@ -47,7 +49,7 @@ class Masked(nn.Module):
         net: what chooses and projects.
     """
 
-    def __init__(self, net: PinNet) -> None:
+    def __init__(self, net: PinNet | ImmuneNet) -> None:
         super().__init__()
         self.net = net
 
@@ -59,7 +61,7 @@ class Masked(nn.Module):
         Mode 0 keeps p of each coefficient, the mean of the sampled mask; 1 is the published fixed
         mask p > mean(p), 2 the published sampled one, p > u.
         """
-        coefficients, probability, suspicion = self.net(image)
+        coefficients, probability, suspicion = self.net.choose(image)
         threshold = torch.where(mask_mode == 1, probability.mean(1, keepdim=True), mask_uniform)
         hard = (probability > threshold).float()
         mask = torch.where(mask_mode == 0, probability, hard)
@@ -95,7 +97,7 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     # The exporter would note the strides of channels last, and its graph would transpose.
     net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    if isinstance(net, PinNet):
+    if isinstance(net, PinNet | ImmuneNet):
         return _export_masked(Masked(net).eval(), image, path)
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
@@ -159,6 +161,25 @@ def write_checked(data: bytes, path: str | Path, difference: float, limit: float
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def export_bare(net: nn.Module, path: str | Path) -> float:
+    """Writes a network that gives purified faces and nothing else, and compares both.
+
+    Returns:
+        The largest difference between torch and ONNX Runtime.
+
+    Raises:
+        ModelContractError: they differ by more than a grey level, 1/255.
+    """
+    net = net.to(memory_format=torch.contiguous_format).eval()
+    image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    session = _session(data := _checked(to_onnx(net, (image,), ["image"], ["purified"])))
+    with torch.no_grad():
+        ours = net(image).numpy()
+    difference = float(np.abs(ours - session.run(None, {"image": image.numpy()})[0]).max())
+    write_checked(data, path, difference, PARITY)
+    return difference
 
 
 class _Projection(nn.Module):

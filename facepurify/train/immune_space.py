@@ -32,6 +32,11 @@ class ImmuneSpace(nn.Module):
         values = [block.eigenvalues for block in (*basis.luma, *basis.chroma)]
         self.register_buffer("eigenvalues", torch.tensor(np.concatenate(values)))
 
+    def basis(self) -> Basis:
+        """The eigenfaces that it projects onto, as they were given."""
+        luma, chroma = self.eigenvalues.split([self.luma.count, self.chroma.count])
+        return Basis(self.luma.blocks(luma), self.chroma.blocks(chroma))
+
     def encode(self, x: Tensor) -> Tensor:
         """[N, 3, 112, 112] RGB in [0, 1] to coefficients [N, K]."""
         ycc = (self.to_ycc @ x.flatten(2)).unflatten(2, (SIZE, SIZE))
@@ -78,6 +83,17 @@ class _Eigenfaces(nn.Module):
         self.register_buffer("mean", torch.tensor(even.mean))
         self.register_buffer("symmetric", torch.tensor(even.components))
         self.register_buffer("antisymmetric", torch.tensor(odd.components))
+
+    def blocks(self, eigenvalues: Tensor) -> tuple[Block, Block]:
+        """The symmetric and the antisymmetric block, of which the latter's mean is zero."""
+        places = self.gather.numpy()
+        zone = places // self.side * SIZE + places % self.side
+        even, odd = self.symmetric.numpy(), self.antisymmetric.numpy()
+        values = eigenvalues.numpy()
+        return (
+            Block(zone[: self.even], self.mean.numpy(), even, values[: self.split]),
+            Block(zone[self.even :], np.zeros(len(odd), np.float32), odd, values[self.split :]),
+        )
 
     def encode(self, planes: Tensor) -> Tensor:
         block = self.dct @ planes @ self.dct.T

@@ -28,6 +28,7 @@ class PinNet(nn.Module):
 
     def __init__(self, basis: Basis, selector: str = "light") -> None:
         super().__init__()
+        self.kind = selector
         self.space = ImmuneSpace(basis)
         count = self.space.count
         chosen = SELECTORS[selector](count)
@@ -37,7 +38,7 @@ class PinNet(nn.Module):
         # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
         nn.init.constant_(chosen.logits.bias, 2.0)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
 
         The last is the suspicion that the image was attacked.
@@ -47,6 +48,8 @@ class PinNet(nn.Module):
         energy = coefficients.square() / self.space.eigenvalues
         probability = torch.sigmoid(logits + self.evidence * torch.log(energy + 1e-3))
         return coefficients, probability, self.suspicion(code).squeeze(1)
+
+    forward = choose
 
     def purify(self, x: Tensor) -> Tensor:
         """The projection under the mean of the sampled mask, as it ships."""

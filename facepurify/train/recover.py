@@ -1,16 +1,24 @@
-"""From a shipped ONNX denoiser back to a network that can learn on."""
+"""From a shipped ONNX purifier back to a network that can learn on."""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from facepurify.errors import ModelContractError
+from facepurify.train.basis import SIZE, Basis, Block
+from facepurify.train.immune import ImmuneNet
+from facepurify.train.pin import PinNet
 from facepurify.train.uddn import SIZES, UddnNet
 
-__all__ = ["recover_uddn"]
+__all__ = ["recover_pin", "recover_uddn"]
+
+PIN = "pin."
+Layers = dict[str, list[Tensor]]
 
 
 def recover_uddn(content: bytes) -> UddnNet:
@@ -21,32 +29,20 @@ def recover_uddn(content: bytes) -> UddnNet:
     ``settled``), a gain of 1 and the folded bias.
 
     Args:
-        content: an ONNX file, checked against the contract.
+        content: an ONNX file, checked against the contract; of UDDN, or of the immune network,
+            which is one too.
 
     Raises:
         ModelContractError: it is no UDDN of ours.
     """
-    graph = onnx.load_model_from_string(content).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    layers = {}
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1].endswith(".weight"):
-            name = node.input[1].removesuffix(".weight").removeprefix("net.")
-            layers[name] = [
-                torch.tensor(numpy_helper.to_array(constants[each]))
-                for each in node.input[1:]
-                if each in constants
-            ]
+    graph = _Graph(content)
+    layers = {name: each for name, each in graph.layers.items() if not name.startswith(PIN)}
     for size in SIZES:
         net = UddnNet(size)
-        wanted = {
-            name: module
-            for name, module in net.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        }
-        if wanted.keys() == layers.keys():
-            for name, module in wanted.items():
-                _fill(net, name, module, layers[name])
+        if _layers_of(net).keys() == layers.keys():
+            _fill_all(net, layers)
+            if len(layers) < len(graph.layers):
+                net = ImmuneNet(net, _pin(graph, PIN))
             return net.eval()
     raise ModelContractError(
         "expected a denoiser that `python -m facepurify.train export` wrote from a run of uddn, "
@@ -54,7 +50,112 @@ def recover_uddn(content: bytes) -> UddnNet:
     )
 
 
-def _fill(net: UddnNet, name: str, module: nn.Conv2d | nn.Linear, values: list[Tensor]) -> None:
+def recover_pin(content: bytes) -> PinNet:
+    """The PIN that ``export_purifier`` wrote with a light selector; batch norm as above.
+
+    The eigenfaces are those of the file, in half precision.
+
+    Args:
+        content: an ONNX file, checked against the contract.
+
+    Raises:
+        ModelContractError: it is no such PIN.
+    """
+    return _pin(_Graph(content), "")
+
+
+class _Graph:
+    """The weights of an exported network under the names that it had in torch."""
+
+    def __init__(self, content: bytes) -> None:
+        graph = onnx.load_model_from_string(content).graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.layers: Layers = {}
+        self.indices: list[npt.NDArray[np.int64]] = []
+        for node in graph.node:
+            if node.op_type in ("Conv", "Gemm") and node.input[1].endswith(".weight"):
+                name = node.input[1].removesuffix(".weight").removeprefix("net.")
+                found = map(self.array, node.input[1:])
+                self.layers[name] = [torch.tensor(each) for each in found if each is not None]
+            elif node.op_type == "Gather" and (index := self.array(node.input[1])) is not None:
+                self.indices.append(index.astype(np.int64))
+
+    def array(self, name: str) -> npt.NDArray[np.generic] | None:
+        """A constant in single precision, however it is kept; None if there is none."""
+        if half := self.constants.get(f"{name}.half"):
+            return numpy_helper.to_array(half).astype(np.float32)
+        tensor = self.constants.get(name)
+        return None if tensor is None else np.array(numpy_helper.to_array(tensor))
+
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """A weight of the network, by its name in torch."""
+        array = self.array(f"net.{name}")
+        if array is None:
+            raise ModelContractError(
+                "expected a model that `python -m facepurify.train export` wrote from a run of "
+                f"pin, got one without {name}"
+            )
+        return array.astype(np.float32)
+
+
+def _pin(graph: _Graph, prefix: str) -> PinNet:
+    eigenvalues = graph.floats(f"{prefix}space.eigenvalues")
+    luma, rest = _blocks(graph, f"{prefix}space.luma", 1, eigenvalues)
+    chroma, _ = _blocks(graph, f"{prefix}space.chroma", 2, rest)
+    net = PinNet(Basis(luma, chroma))
+    layers = {
+        name.removeprefix(prefix): each
+        for name, each in graph.layers.items()
+        if name.startswith(prefix)
+    }
+    # The immune network's score is the denoiser's, so its file lacks this head.
+    layers.setdefault("suspicion", [net.suspicion.weight, net.suspicion.bias])
+    if _layers_of(net).keys() != layers.keys():
+        raise ModelContractError(
+            f"expected a PIN with a light selector, got one with {len(layers)} such layers"
+        )
+    _fill_all(net, layers)
+    with torch.no_grad():
+        net.evidence.copy_(torch.tensor(graph.floats(f"{prefix}evidence")))
+        norm = net.selector.encoder[7]  # folded into the linear layer before it, bias and all
+        if isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None:
+            norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    return net.eval()
+
+
+def _blocks(
+    graph: _Graph, name: str, planes: int, eigenvalues: npt.NDArray[np.float32]
+) -> tuple[tuple[Block, Block], npt.NDArray[np.float32]]:
+    """Symmetric and antisymmetric eigenfaces of that name, and the eigenvalues left for others."""
+    even, odd = graph.floats(f"{name}.symmetric"), graph.floats(f"{name}.antisymmetric")
+    side = len(graph.floats(f"{name}.dct"))
+    count = (len(even) + len(odd)) // planes
+    places = next((each for each in graph.indices if len(each) == count), None)
+    if places is None:
+        raise ModelContractError(f"expected {count} frequencies to gather for {name}, got none")
+    zone = places // side * SIZE + places % side
+    split = len(even) // planes
+    first, second, rest = np.split(eigenvalues, np.cumsum([even.shape[1], odd.shape[1]]))
+    return (
+        Block(zone[:split], graph.floats(f"{name}.mean"), even, first),
+        Block(zone[split:], np.zeros(len(odd), np.float32), odd, second),
+    ), rest
+
+
+def _layers_of(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _fill_all(net: nn.Module, layers: Layers) -> None:
+    for name, module in _layers_of(net).items():
+        _fill(net, name, module, layers[name])
+
+
+def _fill(net: nn.Module, name: str, module: nn.Conv2d | nn.Linear, values: list[Tensor]) -> None:
     weight, *rest = values
     bias = rest[0] if rest else torch.zeros(len(weight))  # an export leaves a bias of zeros out
     if weight.shape != module.weight.shape or bias.shape != weight.shape[:1]:

@@ -8,13 +8,24 @@ from pathlib import Path
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 from facepurify.train.basis import Basis
+from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import load_run
 from facepurify.train.pin import SELECTORS, PinNet
+from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.uddn import SIZES, UddnNet
+from facepurify.weights import read_model
 
-__all__ = ["describe_run", "open_run"]
+__all__ = [
+    "describe_immune",
+    "describe_run",
+    "load_pin",
+    "load_uddn",
+    "method_of",
+    "open_run",
+]
 
 MODEL = "model.json"
+EIGENFACES = "eigenfaces.npz"
 
 
 def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
@@ -22,9 +33,10 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
 
     Args:
         folder: of the run; made if it is not there.
-        method: "PIN" or "UDDN".
+        method: "PIN", "UDDN" or "immune".
         **fields: what ``open_run`` builds the network from: for PIN ``eigenfaces`` (a path),
-            ``luma``, ``chroma`` and ``selector``, for UDDN ``size``.
+            ``luma``, ``chroma`` and ``selector``, for UDDN ``size``, for the immune network
+            ``size`` and ``selector``; its eigenfaces lie in the run's folder.
 
     Raises:
         DataError: the folder holds a run of another network.
@@ -36,6 +48,16 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
         raise DataError(f"expected a run of {noted} in {folder}, got one of {before}")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
+
+
+def describe_immune(folder: str | Path, net: ImmuneNet) -> None:
+    """Notes what a run of the immune network trains, its eigenfaces included.
+
+    Raises:
+        DataError: the folder holds a run of another network.
+    """
+    describe_run(folder, "immune", size=net.size, selector=net.pin.kind)
+    net.space.basis().save(Path(folder) / EIGENFACES)
 
 
 def open_run(folder: str | Path) -> PinNet | UddnNet:
@@ -53,12 +75,52 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
             net = PinNet(basis, noted["selector"])
         elif noted["method"] == "UDDN" and noted["size"] in SIZES:
             net = UddnNet(noted["size"])
+        elif noted["method"] == "immune" and noted["selector"] in SELECTORS:
+            pin = PinNet(Basis.load(Path(folder) / EIGENFACES), noted["selector"])
+            net = ImmuneNet(UddnNet(noted["size"]), pin)
         else:
             raise ValueError(f"no network known of {noted}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"expected what `python -m facepurify.train pin` or `uddn` notes in {path}, such as "
-            f'{{"method": "UDDN", "size": "light"}}, got {error!r}'
+            f"expected what `python -m facepurify.train pin`, `uddn` or `immune` notes in {path}, "
+            f'such as {{"method": "UDDN", "size": "light"}}, got {error!r}'
         ) from error
     load_run(net, folder)
     return net
+
+
+def load_uddn(source: str) -> UddnNet:
+    """A denoiser from a run's folder, a shipped model's name or an ONNX file.
+
+    Raises:
+        DataError: the folder holds no run of uddn.
+        ModelError: there is no such model, or it is no UDDN.
+    """
+    if not Path(source).is_dir():
+        return recover_uddn(read_model(source).content)
+    net = open_run(source)
+    if type(net) is not UddnNet:
+        raise DataError(f"expected a run of uddn, got one of {method_of(net)}: {source}")
+    return net
+
+
+def load_pin(source: str) -> PinNet:
+    """Selector and immune space, likewise.
+
+    Raises:
+        DataError: the folder holds no run of pin.
+        ModelError: there is no such model, or it is no PIN.
+    """
+    if not Path(source).is_dir():
+        return recover_pin(read_model(source).content)
+    net = open_run(source)
+    if not isinstance(net, PinNet):
+        raise DataError(f"expected a run of pin, got one of {method_of(net)}: {source}")
+    return net
+
+
+def method_of(net: PinNet | UddnNet) -> str:
+    """The method's name, as runs and manifest have it."""
+    if isinstance(net, PinNet):
+        return "PIN"
+    return "immune" if isinstance(net, ImmuneNet) else "UDDN"

@@ -1,0 +1,86 @@
+"""The immune network: a denoiser whose output passes an antibody of its own, trained as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from facepurify.bench.recognizers import Recognizer
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.pin import PinNet
+from facepurify.train.uddn import UddnNet
+
+__all__ = ["ImmuneNet", "mask_gap"]
+
+
+class ImmuneNet(UddnNet):
+    """UDDN, then PIN's projection: what the denoiser leaves must still fit into the immune space.
+
+    Trained through the mean of the sampled mask, V diag(p) V^T, which is the exact expectation of
+    the projection and the mask that ships. The selector sees the denoised face; the suspicion is
+    the denoiser's, which sees the face as it came.
+
+    Args:
+        denoiser: whose weights to begin from; its convolutions are shared, not copied.
+        pin: selector and immune space to begin from; likewise.
+    """
+
+    def __init__(self, denoiser: UddnNet, pin: PinNet) -> None:
+        super().__init__(denoiser.size)
+        self.unet, self.suspicion = denoiser.unet, denoiser.suspicion
+        self.pin = pin
+        pin.suspicion.requires_grad_(False)
+
+    @property
+    def space(self) -> ImmuneSpace:
+        """What the denoised face is projected onto."""
+        return self.pin.space
+
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
+
+        Coefficients and p are those of the denoised face, the logit is the suspicion.
+        """
+        denoised, suspicion = super().forward(x)
+        coefficients, probability, _ = self.pin.choose(denoised)
+        return coefficients, probability, suspicion
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, 112, 112] RGB in [0, 1] to the same, purified, and the suspicion's logit [N]."""
+        coefficients, probability, suspicion = self.choose(x)
+        return self.space.decode(probability * coefficients), suspicion
+
+
+@torch.no_grad()
+def mask_gap(
+    net: ImmuneNet, pack: AttackPack, guides: Sequence[Recognizer], count: int = 64
+) -> dict[str, dict[str, float]]:
+    """How far the published hard masks are from the mean mask that was trained and ships.
+
+    Args:
+        net: the trained network.
+        pack: whose first attacked faces are purified.
+        guides: recognizers to see the difference with.
+        count: faces at most.
+
+    Returns:
+        For "fixed" (p > mean of p) and "sampled" (p > u, one draw under a seed of 0): "pixels", the
+        mean absolute difference in grey levels, and 1 - cos under each guide's name.
+    """
+    _, attacked = pack.images(torch.arange(min(count, len(pack))), mirrored=False)
+    coefficients, probability, _ = net.choose(attacked)
+    mean = net.space.decode(probability * coefficients)
+    uniform = torch.rand(probability.shape, generator=torch.Generator().manual_seed(0))
+    gaps = {}
+    for name, bound in (("fixed", probability.mean(1, keepdim=True)), ("sampled", uniform)):
+        hard = net.space.decode((probability > bound).float() * coefficients)
+        gaps[name] = {"pixels": 255 * float((hard - mean).abs().mean())}
+        for guide in guides:
+            cosine = (guide.embed(hard) * guide.embed(mean)).sum(dim=1)
+            gaps[name][guide.name] = float(1 - cosine.mean())
+    return gaps

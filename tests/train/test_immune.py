@@ -1,0 +1,215 @@
+"""The immune network: both parts in one, trained as it ships, and back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facepurify import Purifier
+from facepurify.bench.defences import PurifierDefence
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import DataError, ModelContractError
+from facepurify.train.__main__ import main
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.basis import Basis
+from facepurify.train.export import export_purifier
+from facepurify.train.faces import FaceSet, as_batch
+from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
+from facepurify.train.immune import ImmuneNet, mask_gap
+from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.pin import PinNet
+from facepurify.train.recover import recover_pin, recover_uddn
+from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn, open_run
+from facepurify.train.uddn import UddnNet
+
+
+def stirred(net: nn.Module) -> nn.Module:
+    """The same with weights and statistics that are each its own."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.2)
+            nn.init.normal_(layer.running_mean, std=0.2)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+        elif isinstance(layer, PinNet):
+            nn.init.normal_(layer.evidence, std=0.3)
+        elif isinstance(layer, UddnNet):
+            nn.init.normal_(layer.unet.noise.weight, std=0.01)
+    return net.eval()
+
+
+@pytest.fixture
+def immune(basis: Basis) -> ImmuneNet:
+    torch.manual_seed(0)
+    net = stirred(ImmuneNet(UddnNet(), PinNet(basis)))
+    assert isinstance(net, ImmuneNet)
+    return net
+
+
+@pytest.fixture
+def images(faces: FaceSet) -> torch.Tensor:
+    return torch.from_numpy(as_batch(faces.images[:3]))
+
+
+def test_the_denoiser_comes_first_and_the_alarm_is_its_own(
+    basis: Basis, images: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    denoiser, pin = UddnNet(), PinNet(basis)
+    for net in (denoiser, pin):
+        stirred(net)
+    with torch.no_grad():
+        denoised, suspicion = denoiser(images)
+        expected = pin.purify(denoised)
+        other_order = denoiser.purify(pin.purify(images))
+        purified, logit = ImmuneNet(denoiser, pin).eval()(images)
+    assert torch.equal(purified, expected)
+    assert torch.equal(logit, suspicion)
+    assert not torch.allclose(purified, other_order, atol=1e-3)
+
+
+def test_the_space_gives_its_basis_back(basis: Basis) -> None:
+    again = ImmuneSpace(basis).basis()
+    for one, other in zip((*basis.luma, *basis.chroma), (*again.luma, *again.chroma), strict=True):
+        assert np.array_equal(one.zone, other.zone)
+        assert np.array_equal(one.mean, other.mean)
+        assert np.array_equal(one.components, other.components)
+        assert np.array_equal(one.eigenvalues, other.eigenvalues)
+
+
+def test_the_loss_moves_both_parts(
+    immune: ImmuneNet, pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in immune.state_dict().items()}
+    recipe = UddnRecipe(steps=3, batch=4, fresh=0.5, rehearse=1)
+    fit_uddn(immune, pack, [guide, guide], recipe, tmp_path / "run")
+    moved = {
+        name for name, value in immune.state_dict().items() if not torch.equal(value, before[name])
+    }
+    parts = ("unet.noise.weight", "suspicion.weight", "pin.evidence", "pin.selector.logits.weight")
+    assert set(parts) <= moved
+    assert not any(name.startswith(("pin.space", "pin.suspicion")) for name in moved)
+
+
+def test_what_ships_is_what_was_trained(
+    immune: ImmuneNet, images: torch.Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "immune.onnx"
+    assert export_purifier(immune, path) < 1 / 255
+    purifier = Purifier(path)
+    assert purifier.info.masks[0] == "expected"
+    with torch.no_grad():
+        purified, suspicion = immune(images)
+        _, probability, _ = immune.choose(images)
+    result = purifier.purify_canonical(images.numpy())
+    # Eigenfaces are kept in half precision.
+    assert np.abs(result.images - purified.numpy()).max() < 2e-3
+    np.testing.assert_allclose(result.probability, probability.numpy(), atol=5e-3)
+    np.testing.assert_allclose(result.score, suspicion.sigmoid().numpy(), atol=1e-5)
+    x = images.requires_grad_()
+    (gradient,) = torch.autograd.grad(PurifierDefence(str(path)).differentiable(x).sum(), x)
+    assert float(gradient.abs().max()) > 0
+
+
+def test_an_exported_one_comes_back_and_can_learn(
+    immune: ImmuneNet, images: torch.Tensor, tmp_path: Path
+) -> None:
+    export_purifier(immune, tmp_path / "immune.onnx")
+    again = recover_uddn((tmp_path / "immune.onnx").read_bytes())
+    assert isinstance(again, ImmuneNet)
+    with torch.no_grad():
+        for one, other in zip(again(images), immune(images), strict=True):
+            assert torch.allclose(one, other, atol=2e-3)
+    again.purify(images).mean().backward()
+    assert float(again.pin.evidence.grad.abs().max()) > 0
+
+
+def test_an_exported_pin_comes_back(
+    basis: Basis, images: torch.Tensor, tmp_path: Path, tiny_model: Path
+) -> None:
+    torch.manual_seed(0)
+    pin = stirred(PinNet(basis))
+    export_purifier(pin, tmp_path / "pin.onnx")
+    again = recover_pin((tmp_path / "pin.onnx").read_bytes())
+    with torch.no_grad():
+        for one, other in zip(again(images), pin(images), strict=True):
+            assert torch.allclose(one, other, atol=5e-3)
+    with pytest.raises(ModelContractError, match="from a run of pin, got one without"):
+        recover_pin(tiny_model.read_bytes())
+
+
+def test_the_shipped_ones_make_one(images: torch.Tensor) -> None:
+    net = ImmuneNet(load_uddn("uddn"), load_pin("pin")).eval()
+    with torch.no_grad():
+        ours = net(images)[0].numpy()
+    chain = Purifier("uddn+pin").purify_canonical(images.numpy()).images
+    assert np.abs(ours - chain).max() < 2e-3
+
+
+def test_the_gap_of_hard_masks_by_hand(
+    immune: ImmuneNet, pack: AttackPack, guide: Recognizer
+) -> None:
+    gaps = mask_gap(immune, pack, [guide], count=2)
+    _, attacked = pack.images(torch.arange(2), mirrored=False)
+    with torch.no_grad():
+        coefficients, p, _ = immune.choose(attacked)
+        hard = (p > p.mean(dim=1, keepdim=True)).float()
+        fixed = immune.space.decode(hard * coefficients)
+        levels = 255 * (fixed - immune.purify(attacked)).abs().mean()
+    assert gaps["fixed"]["pixels"] == pytest.approx(float(levels), rel=1e-5)
+    assert gaps["sampled"][guide.name] > 0
+
+
+def test_commands_to_a_purifier(
+    folders: list[Path],
+    basis: Basis,
+    pack: AttackPack,
+    guide_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack.save("attacks.npz")
+    basis.save("eigenfaces.npz")
+    guides = ["--guide", str(guide_file), "--guide", str(guide_file)]
+    small = ["--steps", "1", "--batch", "2"]
+    data = ["--data", *map(str, folders), "--cache", "cache"]
+    onnx_files = ["--uddn", "uddn.onnx", "--pin", "pin.onnx"]
+    for arguments in (
+        ["uddn", *guides, *small],
+        ["pin", *guides, *small, "--luma", "20", "--chroma", "12", "--sparsity", "9"],
+        ["immune", *guides, *small, "--uddn", "runs/uddn", "--pin", "runs/pin"],
+        ["export", *data, "--run", "runs/uddn"],
+        ["export", *data, "--run", "runs/pin"],
+        ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
+        ["export", *data, "--run", "from_files"],
+    ):
+        assert main(arguments) == 0, arguments
+    assert "fixed: " in capsys.readouterr().out
+    assert {"purified", "probability", "score"} == set(Purifier("immune.onnx").info.outputs)
+    adapt = ["adapt", *data, "--recognizer", str(guide_file), "--model", "immune.onnx"]
+    assert (
+        main([*adapt, "--minutes", "0.02", "--batch", "2", "--pairs", "4", "--attacked", "2"]) == 0
+    )
+    assert isinstance(recover_uddn(Path("adapted.onnx").read_bytes()), ImmuneNet)
+    assert main(["immune", *guides, *small, *onnx_files, "--run", "other"]) == 1
+    assert "expected --settled" in capsys.readouterr().err
+
+
+def test_runs_are_told_apart(immune: ImmuneNet, tmp_path: Path) -> None:
+    describe_immune(tmp_path, immune)
+    torch.save({"parts": {"net": immune.state_dict()}}, tmp_path / "checkpoint.pt")
+    again = open_run(tmp_path)
+    assert isinstance(again, ImmuneNet)
+    assert torch.equal(again.pin.evidence, immune.pin.evidence)
+    with pytest.raises(DataError, match="expected a run of uddn, got one of immune"):
+        load_uddn(str(tmp_path))
+    with pytest.raises(DataError, match="expected a run of pin, got one of immune"):
+        load_pin(str(tmp_path))
+    with pytest.raises(DataError, match="expected a run of"):
+        describe_run(tmp_path, "UDDN", size="light")
