@@ -63,6 +63,8 @@ class UddnRecipe:
             alone. The statistics of batch norm stand still then, so that the network attacked is
             the one that learns.
         settled: keep the statistics of batch norm in any case.
+        direct: share of the steps that judge the denoiser's own output, where a projection
+            follows it, so that it is of use without one.
     """
 
     steps: int = 3000
@@ -81,6 +83,7 @@ class UddnRecipe:
     redraw: float = 0.0
     rehearse: int = 0
     settled: bool = False
+    direct: float = 0.0
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
@@ -98,6 +101,8 @@ class UddnRecipe:
                 "expected resampled and recompressed from 0 to 1, "
                 f"got {self.resampled} and {self.recompressed}"
             )
+        if not 0 <= self.direct <= 1:
+            raise OptionError(f"expected direct from 0 to 1, got {self.direct}")
         if not (0 <= self.fresh <= 1 and 0 <= self.redraw <= 1 and self.rehearse >= 0):
             raise OptionError(
                 "expected fresh and redraw from 0 to 1 and rehearse of 0 or more, "
@@ -180,7 +185,9 @@ def fit_uddn(
         stored = _draw(len(seen), recipe.recompressed, generator)
         if bool(stored.any()):
             seen[stored] = recompress(seen[stored], generator)
-        purified, suspicion = net(seen.contiguous(memory_format=torch.channels_last))
+        direct = _chance(recipe.direct, generator)
+        purify = net.denoise if direct else net
+        purified, suspicion = purify(seen.contiguous(memory_format=torch.channels_last))
         distance = (
             _feature_distance(guide, purified, clean)
             if recipe.distance == "feature" and embed == guide.embed
@@ -193,6 +200,7 @@ def fit_uddn(
         loop.log(
             distance_attacked=_mean(distance[chosen]),
             distance_clean=_mean(distance[kinds["clean"]]),
+            direct=float(direct),
             psnr_clean=_psnr(purified[kinds["clean"]], seen[kinds["clean"]]),
             pixel=float(pixel.detach()),
             alarm=float(alarm.detach()),

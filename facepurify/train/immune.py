@@ -45,7 +45,7 @@ class ImmuneNet(UddnNet):
 
         Coefficients and p are those of the denoised face, the logit is the suspicion.
         """
-        denoised, suspicion = super().forward(x)
+        denoised, suspicion = self.denoise(x)
         coefficients, probability, _ = self.pin.choose(denoised)
         return coefficients, probability, suspicion
 

@@ -41,6 +41,10 @@ class UddnNet(nn.Module):
 
         The last is the suspicion that the image was attacked.
         """
+        return self.denoise(x)
+
+    def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser alone, whatever a network built on it adds behind."""
         negative, bottleneck = self.unet(x * 2 - 1)
         return (x + negative).clamp(0, 1), self.suspicion(bottleneck).squeeze(1)
 
