@@ -18,13 +18,16 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import FacePurifyError, OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.adapt import AdaptRecipe, adapt
+from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
+from facepurify.train.distributed import join_workers
 from facepurify.train.export import export_projection, export_purifier, suspicion_threshold
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
+from facepurify.train.fit_ais import ATTACKERS, AisRecipe, fit_ais
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
@@ -36,6 +39,7 @@ from facepurify.train.publish import Origin, publish_purifier, publish_recognize
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
 from facepurify.train.runs import describe_run, open_run
+from facepurify.train.selection import GRADIENTS
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -109,11 +113,21 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("pin", _pin, "train PIN's selector")
     guides(sub)
-    _pin_model(sub)
+    _immune_model(sub, "pin", SELECTORS)
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
     _recipe(sub, PinRecipe(), gradient=("expected", "policy"))
+
+    sub = command("ais", _ais, "train AIS: analyzer, memory and antibody generator")
+    guides(sub)
+    _immune_model(sub, "ais", ANALYZERS)
+    sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--device", default="cpu", help="of torch; several GPUs by torchrun")
+    _recipe(sub, AisRecipe(), gradient=GRADIENTS, attacker=ATTACKERS)
 
     sub = command("uddn", _uddn, "train UDDN, the denoiser")
     guides(sub)
@@ -202,12 +216,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pin_model(sub: argparse.ArgumentParser) -> None:
+def _immune_model(
+    sub: argparse.ArgumentParser, method: str, selectors: Mapping[str, object]
+) -> None:
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
     sub.add_argument("--luma", type=int, default=1200, help="luma eigenfaces to use")
     sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
-    sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--selector", choices=tuple(selectors), default="light")
+    sub.add_argument(
+        "--run", default=f"runs/{method}", metavar="DIR", help="checkpoint, log, curve"
+    )
 
 
 def _share(text: str) -> tuple[str, float]:
@@ -238,12 +256,12 @@ def _publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
 
 
 def _load_guides(options: argparse.Namespace) -> list[Recognizer]:
-    return [Recognizer.from_onnx(path) for path in options.guide]
+    device = getattr(options, "device", "cpu")
+    return [Recognizer.from_onnx(path, device) for path in options.guide]
 
 
-def _net(options: argparse.Namespace) -> PinNet:
-    basis = Basis.load(options.eigenfaces).first(options.luma, options.chroma)
-    return PinNet(basis, options.selector)
+def _basis(options: argparse.Namespace) -> Basis:
+    return Basis.load(options.eigenfaces).first(options.luma, options.chroma)
 
 
 def _realign(options: argparse.Namespace) -> None:
@@ -280,7 +298,7 @@ def _attacks(options: argparse.Namespace) -> None:
 
 
 def _pin(options: argparse.Namespace) -> None:
-    net = _net(options)
+    net = PinNet(_basis(options), options.selector)
     if options.start:
         load_run(net, options.start)
     pack, guides = AttackPack.load(options.attacks), _load_guides(options)
@@ -289,6 +307,20 @@ def _pin(options: argparse.Namespace) -> None:
     fit_pin(
         net, pack, guides, _filled(PinRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _ais(options: argparse.Namespace) -> None:
+    net = AisNet(_basis(options), options.selector, options.memory)
+    if options.start:
+        load_run(net, options.start)
+    workers = join_workers(options.device)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    described = {name: getattr(options, name) for name in ("luma", "chroma", "selector", "memory")}
+    describe_run(workers.folder(options.run), "AIS", eigenfaces=options.eigenfaces, **described)
+    fit_ais(
+        net, pack, guides, _filled(AisRecipe, options), options.run,
+        seed=options.seed, resume=options.resume, device=options.device, workers=workers,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.loop import load_run
 from facepurify.train.pin import SELECTORS, PinNet
@@ -22,9 +23,9 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
 
     Args:
         folder: of the run; made if it is not there.
-        method: "PIN" or "UDDN".
+        method: "PIN", "AIS" or "UDDN".
         **fields: what ``open_run`` builds the network from: for PIN ``eigenfaces`` (a path),
-            ``luma``, ``chroma`` and ``selector``, for UDDN ``size``.
+            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size``.
 
     Raises:
         DataError: the folder holds a run of another network.
@@ -51,14 +52,17 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
         if noted["method"] == "PIN" and noted["selector"] in SELECTORS:
             basis = Basis.load(noted["eigenfaces"]).first(noted["luma"], noted["chroma"])
             net = PinNet(basis, noted["selector"])
+        elif noted["method"] == "AIS" and noted["selector"] in ANALYZERS:
+            basis = Basis.load(noted["eigenfaces"]).first(noted["luma"], noted["chroma"])
+            net = AisNet(basis, noted["selector"], noted["memory"])
         elif noted["method"] == "UDDN" and noted["size"] in SIZES:
             net = UddnNet(noted["size"])
         else:
             raise ValueError(f"no network known of {noted}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"expected what `python -m facepurify.train pin` or `uddn` notes in {path}, such as "
-            f'{{"method": "UDDN", "size": "light"}}, got {error!r}'
+            f"expected what `python -m facepurify.train pin`, `ais` or `uddn` notes in {path}, "
+            f'such as {{"method": "UDDN", "size": "light"}}, got {error!r}'
         ) from error
     load_run(net, folder)
     return net
