@@ -34,7 +34,7 @@ def test_whole_contract(tiny_model: Path) -> None:
     assert read_contract(tiny_model.read_bytes()) == ModelContract(
         opset=13,
         outputs=("purified", "probability", "score"),
-        masks=("expected", "fixed", "sampled"),
+        masks=("expected", "fixed", "sampled", "threshold"),
         eigenfaces=8,
     )
 

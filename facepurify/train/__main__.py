@@ -23,23 +23,27 @@ from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
+from facepurify.train.critic import AffinityCritic
 from facepurify.train.distributed import join_workers
 from facepurify.train.export import export_projection, export_purifier, suspicion_threshold
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_ais import ATTACKERS, AisRecipe, fit_ais
+from facepurify.train.fit_critic import CRITIC, CriticRecipe, fit_critic
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
-from facepurify.train.loop import load_run
+from facepurify.train.loop import CHECKPOINT, load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
 from facepurify.train.runs import describe_run, open_run
+from facepurify.train.search_study import study_search
 from facepurify.train.selection import GRADIENTS
+from facepurify.train.selection_study import StudyRecipe, study_selection
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -129,6 +133,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="cpu", help="of torch; several GPUs by torchrun")
     _recipe(sub, AisRecipe(), gradient=GRADIENTS, attacker=ATTACKERS)
 
+    sub = command("critic", _critic, "train the critic that AIS searches by, after `ais`")
+    guides(sub)
+    sub.add_argument("--run", default="runs/ais", metavar="DIR", help="of ais")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _recipe(sub, CriticRecipe())
+
+    sub = command("ais-gradient", _ais_gradient, "compare the gradients of AIS's selection")
+    guides(sub)
+    _immune_model(sub, "ais", ANALYZERS)
+    sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from a run's weights")
+    sub.add_argument("--sparsity", type=int, default=AisRecipe().sparsity, help="as of ais")
+    _recipe(sub, StudyRecipe())
+
+    sub = command("ais-search", _ais_search, "compare the searches for an antibody")
+    faces(sub)
+    guides(sub)
+    sub.add_argument("--model", default="ais", metavar="NAME|ONNX")
+    sub.add_argument("--clones", type=int, default=32)
+    sub.add_argument("--generations", type=int, default=4)
+    sub.add_argument("--pairs", type=int, default=600, help="clean pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=100, help="attacked pairs of each kind")
+    sub.add_argument("-o", "--out", default="choice", help="folder for search.json")
+
     sub = command("uddn", _uddn, "train UDDN, the denoiser")
     guides(sub)
     sub.add_argument("--size", choices=tuple(SIZES), default="light")
@@ -170,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin or uddn")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, ais or uddn")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
 
@@ -324,6 +354,61 @@ def _ais(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _opened_ais(folder: str) -> AisNet:
+    net = open_run(folder)
+    if not isinstance(net, AisNet):
+        raise OptionError(f"expected a run of ais, got another's: {folder}")
+    return net
+
+
+def _critic_of(net: AisNet) -> AffinityCritic:
+    return AffinityCritic(net.space.count, net.selector.code_size)
+
+
+def _critic(options: argparse.Namespace) -> None:
+    net = _opened_ais(options.run)
+    fit_critic(
+        net, _critic_of(net), AttackPack.load(options.attacks), _load_guides(options),
+        _filled(CriticRecipe, options), Path(options.run) / CRITIC,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _ais_gradient(options: argparse.Namespace) -> None:
+    net = AisNet(_basis(options), options.selector, options.memory)
+    if options.start:
+        load_run(net, options.start)
+    report = study_selection(
+        net, AttackPack.load(options.attacks), _load_guides(options)[0],
+        _filled(StudyRecipe, options), AisRecipe(sparsity=options.sparsity), options.run,
+        seed=options.seed,
+    )  # fmt: skip
+    for name, row in report.items():
+        print(
+            f"{name}: variance {row['variance']:.3g}, bias {row['bias']:.3g}, "
+            f"{row['seconds']:.2f} s a gradient, loss {row['curve'][0][2]:.4f} -> "
+            f"{row['curve'][-1][2]:.4f} in {row['curve'][-1][0]:.0f} s"
+        )
+
+
+def _ais_search(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache)
+    trials = [
+        held_out_trial(
+            faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed
+        )
+        for guide in _load_guides(options)
+    ]
+    results = study_search(
+        trials, options.model, options.out, budget=(options.clones, options.generations)
+    )
+    for recognizer, rows in results.items():
+        print(recognizer)
+        times = {name: row["ms"] for name, row in rows.items() if "ms" in row}
+        _print_rows({n: {k: v for k, v in r.items() if k != "ms"} for n, r in rows.items()})
+        print("ms an image:", ", ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
+
+
 def _uddn(options: argparse.Namespace) -> None:
     net = UddnNet(options.size)
     if options.start:
@@ -392,9 +477,15 @@ def _gnr(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     net = open_run(options.run)
-    method = "PIN" if isinstance(net, PinNet) else "UDDN"
+    critic = None
+    if isinstance(net, AisNet):
+        method, trained = "AIS", Path(options.run) / CRITIC
+        if (trained / CHECKPOINT).exists():
+            load_run(critic := _critic_of(net), trained)
+    else:
+        method = "PIN" if isinstance(net, PinNet) else "UDDN"
     out = Path(options.out or f"{method.lower()}.onnx")
-    difference = export_purifier(net, out)
+    difference = export_purifier(net, out, critic)
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(out, faces)
     if options.publish:

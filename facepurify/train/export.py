@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from facepurify.errors import ModelContractError
 from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
+from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
+from facepurify.train.critic import AffinityCritic
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
@@ -26,6 +28,7 @@ __all__ = [
     "MASKS",
     "Masked",
     "Scored",
+    "Searchable",
     "export_projection",
     "export_purifier",
     "suspicion_threshold",
@@ -60,10 +63,28 @@ class Masked(nn.Module):
         mask p > mean(p), 2 the published sampled one, p > u.
         """
         coefficients, probability, suspicion = self.net(image)
+        purified = self._masked(coefficients, probability, mask_mode, mask_uniform)
+        return purified, probability, suspicion.sigmoid()
+
+    def _masked(
+        self, coefficients: Tensor, probability: Tensor, mask_mode: Tensor, mask_uniform: Tensor
+    ) -> Tensor:
         threshold = torch.where(mask_mode == 1, probability.mean(1, keepdim=True), mask_uniform)
         hard = (probability > threshold).float()
         mask = torch.where(mask_mode == 0, probability, hard)
-        return self.net.space.decode(mask * coefficients), probability, suspicion.sigmoid()
+        return self.net.space.decode(mask * coefficients)
+
+
+class Searchable(Masked):
+    """The same, with what a search at run time starts from."""
+
+    def forward(  # type: ignore[override]
+        self, image: Tensor, mask_mode: Tensor, mask_uniform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gives what ``Masked`` does, coefficients [N, K] and code [N, C]."""
+        coefficients, probability, suspicion, code = self.net.sense(image)
+        purified = self._masked(coefficients, probability, mask_mode, mask_uniform)
+        return purified, probability, suspicion.sigmoid(), coefficients, code
 
 
 class Scored(nn.Module):
@@ -83,8 +104,15 @@ class Scored(nn.Module):
         return purified, suspicion.sigmoid()
 
 
-def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
-    """Writes ``net`` as it ships (``Masked`` or ``Scored``) and compares both.
+def export_purifier(
+    net: PinNet | UddnNet, path: str | Path, critic: AffinityCritic | None = None
+) -> float:
+    """Writes ``net`` as it ships (``Masked``, ``Searchable`` or ``Scored``) and compares both.
+
+    Args:
+        net: the purifier.
+        path: of the ONNX file.
+        critic: of an AIS, to search with.
 
     Returns:
         The largest difference between torch and ONNX Runtime over all outputs and mask modes.
@@ -95,8 +123,10 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     # The exporter would note the strides of channels last, and its graph would transpose.
     net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    if isinstance(net, AisNet):
+        return _export_masked(Searchable(net).eval(), image, path, _search_constants(net, critic))
     if isinstance(net, PinNet):
-        return _export_masked(Masked(net).eval(), image, path)
+        return _export_masked(Masked(net).eval(), image, path, {})
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
     session = _session(data := _checked(model))
@@ -105,12 +135,18 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     return difference
 
 
-def _export_masked(masked: Masked, image: Tensor, path: str | Path) -> float:
+def _export_masked(
+    masked: Masked, image: Tensor, path: str | Path, constants: dict[str, Tensor]
+) -> float:
     mode = torch.zeros(1, dtype=torch.int64)
     uniform = torch.full((1, masked.net.space.count), 0.5)
     inputs = {"image": image, "mask_mode": mode, "mask_uniform": uniform}
     outputs = ["purified", "probability", "score"]
+    if isinstance(masked, Searchable):
+        outputs += ["coefficients", "code"]
     model = to_onnx(masked, tuple(inputs.values()), list(inputs), outputs)
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
     _halve(model)
     _set_default(model, "mask_mode", mode.numpy())
     _set_default(model, "mask_uniform", uniform.numpy())
@@ -121,6 +157,25 @@ def _export_masked(masked: Masked, image: Tensor, path: str | Path) -> float:
         worst = max(worst, _difference(masked, inputs, session))
     write_checked(data, path, worst, PARITY)
     return worst
+
+
+def _search_constants(net: AisNet, critic: AffinityCritic | None) -> dict[str, Tensor]:
+    """What the search needs and the graph does not: ``facepurify.search`` reads it from the file.
+
+    The eigenfaces themselves are there once, as the graph has them.
+    """
+    space = net.space
+    constants = {
+        "search.evidence": net.evidence,
+        "search.luma.frequencies": space.luma.gather,
+        "search.chroma.frequencies": space.chroma.gather,
+    }
+    if critic is not None:
+        weights = critic.state_dict()
+        # Rows of two dimensions travel in half precision.
+        weights["genes"] = weights["genes"].flatten(1)
+        constants |= {f"search.critic.{name}": value for name, value in weights.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in constants.items()}
 
 
 def _checked(model: onnx.ModelProto) -> bytes:
@@ -231,6 +286,7 @@ def _halve(model: onnx.ModelProto) -> None:
     Convolutions stay as they are: onnx2torch wants their weights as plain initializers.
     """
     graph = model.graph
+    used = {name for node in graph.node for name in node.input}
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
@@ -240,6 +296,8 @@ def _halve(model: onnx.ModelProto) -> None:
         name = tensor.name
         half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+        if name not in used:
+            continue
         casts.append(
             onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
         )
