@@ -183,7 +183,7 @@ TINY = AisRecipe(steps=4, batch=6, sparsity=4, clones=2, depth=1)
     "changes",
     [
         {},
-        {"gradient": "published", "attacker": "published", "warmup": 0.0, "rehearsed": 0.7},
+        {"gradient": "published", "attacker": "published", "warmup": 0.0, "rehearsed": 0.6},
         {"gradient": "straight-through", "identity": 0.0},
         {"gradient": "mean", "rehearsed": 0.0},
     ],
@@ -243,7 +243,7 @@ def test_training_lowers_the_affinity(
 
     before = loss()
     recipe = AisRecipe(
-        steps=40, batch=6, sparsity=4, rate=3e-3, reconstruction=1.0, rehearsed=0.0, clones=2
+        steps=40, batch=6, sparsity=4, rate=1e-2, reconstruction=1.0, rehearsed=0.0, clones=2
     )
     fit_ais(net, pack, [guide], recipe, tmp_path / "run")
     assert loss() < 0.95 * before
