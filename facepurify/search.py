@@ -350,7 +350,8 @@ class _Planes:
         block = np.zeros((len(coefficients), self._planes, side * side), np.float32)
         block[:, :, self._where[: self._even]] = even.reshape(len(even), self._planes, -1)
         block[:, :, self._where[self._even :]] = odd.reshape(len(odd), self._planes, -1)
-        planes: Floats = self._dct.T @ block.reshape(*block.shape[:2], side, side) @ self._dct
+        grid = block.reshape(*block.shape[:2], side, side)
+        planes: Floats = np.matmul(self._dct.T @ grid, self._dct)
         return planes
 
 

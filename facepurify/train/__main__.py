@@ -352,6 +352,7 @@ def _ais(options: argparse.Namespace) -> None:
         net, pack, guides, _filled(AisRecipe, options), options.run,
         seed=options.seed, resume=options.resume, device=options.device, workers=workers,
     )  # fmt: skip
+    workers.leave()
 
 
 def _opened_ais(folder: str) -> AisNet:

@@ -51,6 +51,11 @@ class Workers:
         ):
             gradient.copy_(part.view_as(gradient) / self.count)
 
+    def leave(self) -> None:
+        """Says goodbye to the others."""
+        if self.count > 1:
+            distributed.destroy_process_group()
+
 
 def join_workers(device: str) -> Workers:
     """Joins the processes that ``torchrun`` started; alone without it.

@@ -223,15 +223,13 @@ def fit_ais(
             target, coefficients, price, recipe.harm, recipe.reconstruction, recipe.identity,
             shift_of(net, embed, coefficients, wanted),
         )  # fmt: skip
-        selected = select(probability, affinity, recipe.gradient, recipe.clones, generator)
+        selected, loss = select(probability, affinity, recipe.gradient, recipe.clones, generator)
         hostile = kinds["rehearsed"] | kinds["attacked"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
         optimiser.step(selected.mean() + 0.1 * alarm)
         net.remember(code)
         attacker.follow(net)
-        with torch.no_grad():
-            antibody = (probability > 0.5).float()
-            loss = affinity(antibody[None])[0]
+        antibody = (probability > 0.5).float()
         loop.log(
             affinity_clean=_mean(loss[kinds["clean"]]),
             affinity_noisy=_mean(loss[kinds["noisy"]]),

@@ -87,8 +87,10 @@ def select(
     gradient: str,
     clones: int,
     generator: torch.Generator,
-) -> Tensor:
-    """A surrogate [N] whose gradient by p leads towards better antibodies.
+) -> tuple[Tensor, Tensor]:
+    """A surrogate [N] whose gradient by p leads to better antibodies, and the affinity [N].
+
+    The latter, which has no gradient, is the mean over the clones (of "mean", that of p).
 
     Args:
         probability: p, [N, K].
@@ -103,18 +105,21 @@ def select(
         generator: of the clones.
     """
     if gradient == "mean":
-        return affinity.separable(probability) + affinity.named(probability[None])[0]
+        loss = affinity.separable(probability) + affinity.named(probability[None])[0]
+        return loss, loss.detach()
     antibodies = clone(probability, clones, generator)
     if gradient == "straight-through":
         through = antibodies + probability - probability.detach()
-        return affinity.separable(probability) + affinity.named(through).mean(dim=0)
+        loss = affinity.separable(probability) + affinity.named(through).mean(dim=0)
+        return loss, loss.detach()
     p = probability.clamp(1e-6, 1 - 1e-6)
     likelihood = (antibodies * p.log() + (1 - antibodies) * (1 - p).log()).sum(dim=2)
     with torch.no_grad():
-        if gradient == "published":
-            value = affinity(antibodies)
-            advantage = value - value.mean()
-        else:
-            advantage = leave_one_out(affinity.named(antibodies))
-    sampled = (advantage * likelihood).mean(dim=0)
-    return sampled if gradient == "published" else affinity.separable(probability) + sampled
+        separable, named = affinity.separable(antibodies), affinity.named(antibodies)
+        value = separable + named
+        whole = gradient == "published"
+        advantage = value - value.mean() if whole else leave_one_out(named)
+    surrogate = (advantage * likelihood).mean(dim=0)
+    if not whole:
+        surrogate = surrogate + affinity.separable(probability)
+    return surrogate, value.mean(dim=0)

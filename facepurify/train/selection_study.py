@@ -160,7 +160,7 @@ def _gradient(
     """One draw of a gradient, by all parameters that it reaches, [D]."""
     probability, affinity = task(net, rows)
     generator = torch.Generator().manual_seed(seed)
-    loss = select(probability, affinity, gradient, clones, generator).mean()
+    loss = select(probability, affinity, gradient, clones, generator)[0].mean()
     parameters = list(net.parameters())
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
@@ -185,7 +185,9 @@ def _train(
         while time.perf_counter() - began < study.every:
             rows = torch.randint(training, (study.batch,), generator=generator)
             probability, affinity = task(net, rows)
-            optimiser.step(select(probability, affinity, gradient, study.clones, generator).mean())
+            optimiser.step(
+                select(probability, affinity, gradient, study.clones, generator)[0].mean()
+            )
             steps += 1
         spent += time.perf_counter() - began
         curve.append([spent, steps, _loss(net, task, training)])
