@@ -386,7 +386,8 @@ def _ais_gradient(options: argparse.Namespace) -> None:
     )  # fmt: skip
     for name, row in report.items():
         print(
-            f"{name}: variance {row['variance']:.3g}, bias {row['bias']:.3g}, "
+            f"{name}: variance {row['variance']:.3g}, bias {row['bias']:.3g} "
+            f"(floor {row['floor']:.3g}), "
             f"{row['seconds']:.2f} s a gradient, loss {row['curve'][0][2]:.4f} -> "
             f"{row['curve'][-1][2]:.4f} in {row['curve'][-1][0]:.0f} s"
         )

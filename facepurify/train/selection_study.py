@@ -82,8 +82,9 @@ def study_selection(
         seed: of everything.
 
     Returns:
-        What ``gradient.json`` holds: for each gradient its ``variance``, ``bias``, ``seconds``,
-        and ``curve`` of (seconds, steps, loss).
+        What ``gradient.json`` holds: for each gradient its ``variance``, ``bias`` (the distance of
+        its mean from the reference), the ``floor`` below which a bias says nothing, since the
+        reference itself errs by that, ``seconds``, and ``curve`` of (seconds, steps, loss).
 
     Raises:
         OptionError: the pack is too small, or the guide is none of its.
@@ -95,13 +96,15 @@ def study_selection(
     task = _Task(pack, guide, recipe, sparsity_weight(net.space.eigenvalues, recipe.sparsity))
     rows = torch.arange(study.batch)
     still = copy.deepcopy(net).eval()
-    reference = torch.stack(
+    drawn = torch.stack(
         [
             _gradient(still, task, rows, "exact+loo", study.reference, seed + 1 + number)
             for number in range(study.repeats)
         ]
-    ).mean(dim=0)
+    )
+    reference = drawn.mean(dim=0)
     length = float(reference.norm())
+    floor = (_variance(drawn) / study.repeats) ** 0.5 / length
     report: dict[str, Any] = {}
     for gradient in GRADIENTS:
         began = time.perf_counter()
@@ -112,11 +115,10 @@ def study_selection(
             ]
         )
         spent = (time.perf_counter() - began) / study.repeats
-        mean = drawn.mean(dim=0)
-        variance = float((drawn - mean).square().sum(dim=1).sum()) / (study.repeats - 1)
         report[gradient] = {
-            "variance": variance / length**2,
-            "bias": float((mean - reference).norm()) / length,
+            "variance": _variance(drawn) / length**2,
+            "bias": float((drawn.mean(dim=0) - reference).norm()) / length,
+            "floor": floor,
             "seconds": spent,
             "curve": _train(copy.deepcopy(net), task, gradient, study, recipe, seed),
         }
@@ -171,6 +173,11 @@ def _gradient(
     )
 
 
+def _variance(drawn: Tensor) -> float:
+    """Of gradients [R, D], summed over D."""
+    return float(drawn.var(dim=0).sum())
+
+
 def _train(
     net: AisNet, task: _Task, gradient: str, study: StudyRecipe, recipe: AisRecipe, seed: int
 ) -> list[list[float]]:
@@ -213,7 +220,8 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     bars.set_ylabel("variance / squared length")
     bars.tick_params(axis="x", rotation=20)
     mutual.bar(names, [report[name]["bias"] for name in names], color="C1")
-    mutual.set_ylabel("distance of the mean / length")
+    mutual.axhline(report[names[0]]["floor"], color="0.5", linestyle="--")
+    mutual.set_ylabel("distance of the mean / length; dashed: floor")
     mutual.tick_params(axis="x", rotation=20)
     for name in names:
         seconds, _, values = zip(*report[name]["curve"], strict=True)

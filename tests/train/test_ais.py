@@ -186,7 +186,7 @@ TINY = AisRecipe(steps=4, batch=6, sparsity=4, clones=2, depth=1)
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        {"gradient": "exact+loo"},
         {"gradient": "published", "attacker": "published", "warmup": 0.0, "rehearsed": 0.6},
         {"gradient": "straight-through", "identity": 0.0},
         {"gradient": "mean", "rehearsed": 0.0},
@@ -259,7 +259,7 @@ def test_training_lowers_the_affinity(
         ({"gradient": "guess"}, "expected gradient exact"),
         ({"attacker": "none"}, "expected attacker mixed"),
         ({"clean": 0.6, "rehearsed": 0.6}, "expected shares clean"),
-        ({"clones": 1}, "expected clones >= 2"),
+        ({"gradient": "exact+loo"}, "expected clones >= 2"),
     ],
 )
 def test_a_recipe_is_checked(changes: dict[str, float | str], message: str) -> None:
