@@ -41,7 +41,8 @@ Recognize = Callable[[Array], Any]
 
 AFFINITIES = ("critic", "agreement", "consistency")
 _BUDGET = (16, 2)
-_MOST = 1 << 16  # clones x generations, so that memory is bounded
+_MOST = 1 << 12  # clones x generations, so that memory is bounded
+_TOGETHER = 1 << 10  # clones of all images that are looked at in one piece
 _SLOPE, _FLOOR, _LARGEST = 0.1, 1e-3, 5.0  # as the critic was trained
 _NOISE, _REPEATS = 2 / 255, 8  # deviation in each coefficient, and draws
 
@@ -179,7 +180,8 @@ def agreement(sensed: Sensed) -> Score:
 
     With orthonormal eigenfaces the squared distance of two clones' faces is a sum over the
     eigenfaces in which they differ, and the mean distance of one clone to all others depends on
-    how often these keep each eigenface only.
+    how often these keep each eigenface only. So the ideal medoid keeps what most clones keep,
+    which is the threshold mask, and a search by agreement can hardly leave it.
 
     Args:
         sensed: The batch.
@@ -410,7 +412,13 @@ class Search:
         if self.memory is not None:
             plain = (sensed.probability > 0.5).astype(np.float32)
             remembered = self.memory.recall(sensed.code, plain)
-        best, _ = evolve(sensed.probability, self._score(sensed), uniforms, remembered)
+        size = max(1, _TOGETHER // uniforms.shape[1])
+        best = np.empty_like(sensed.probability)
+        for start in range(0, len(best), size):
+            rows = slice(start, start + size)
+            part = Sensed(sensed.coefficients[rows], sensed.probability[rows], sensed.code[rows])
+            known = None if remembered is None else remembered[rows]
+            best[rows], _ = evolve(part.probability, self._score(part), uniforms, known)
         if self.memory is not None:
             self.memory.keep(sensed.code, best)
         return best

@@ -183,7 +183,7 @@ def test_likeness_asks_the_recognizer_once_for_all(sensed: Sensed) -> None:
         likeness(sensed, decode, lambda crops: np.zeros(3))(clones)
 
 
-@pytest.mark.parametrize("budget", [(0, 1), (4,), 5, (2.0, 1), (True, 1), "ab", (1 << 12, 1 << 12)])
+@pytest.mark.parametrize("budget", [(0, 1), (4,), 5, (2.0, 1), (True, 1), "ab", (1 << 7, 1 << 6)])
 def test_a_budget_is_checked(budget: object) -> None:
     with pytest.raises(OptionError, match="expected"):
         SearchOptions(budget)  # type: ignore[arg-type]

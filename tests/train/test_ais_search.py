@@ -127,6 +127,15 @@ def test_the_caller_s_recognizer_scores_the_clones(model: Path, images: np.ndarr
     assert sizes == [4 * 6, 4 * 6]
 
 
+def test_a_large_budget_goes_image_by_image(
+    model: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purifier = Purifier(model, budget=(6, 2))
+    whole = purifier.purify_canonical(images).images
+    monkeypatch.setattr("facepurify.search._TOGETHER", 6)
+    assert np.array_equal(whole, purifier.purify_canonical(images).images)
+
+
 def test_memory_is_kept_only_when_asked(model: Path, images: np.ndarray) -> None:
     assert Purifier(model, budget=(4, 1)).memories == ()
     purifier = Purifier(model, budget=(4, 1), remember=True)
