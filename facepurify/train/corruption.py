@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facepurify.bench.attacks.base import per_image
 from facepurify.train.attack_pack import STRENGTHS
 
-__all__ = ["add_noise", "band_noise", "draw_strengths", "gaussian_noise", "sort_out"]
+__all__ = [
+    "add_noise",
+    "band_noise",
+    "draw_strengths",
+    "gaussian_noise",
+    "resample",
+    "sort_out",
+]
 
 PUBLISHED = 0.04
+ZOOM, MOVE = 0.03, 0.7
 
 
 def sort_out(count: int, shares: dict[str, float], generator: torch.Generator) -> dict[str, Tensor]:
@@ -79,3 +87,29 @@ def band_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
 def add_noise(clean: Tensor, noise: Tensor) -> Tensor:
     """The image with noise on it, as an 8-bit file delivers it."""
     return ((clean + noise).clamp(0, 1) * 255).round() / 255
+
+
+def resample(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Zooms and moves a batch by a little, between the pixels, as an aligner's warp does.
+
+    Training faces come from JPEG files and keep the marks of its blocks, which an attack wipes
+    out; a network that goes by these marks takes every warped photo for an attack.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+        generator: of the one zoom (up to 3 %) and move (up to 0.7 pixels) that all images get.
+
+    Returns:
+        The same shape, on the 8-bit grid.
+    """
+    zoom, right, down = (2 * torch.rand(3, generator=generator) - 1).tolist()
+    scale, side = 1 + ZOOM * zoom, images.shape[-1]
+    step = 2 * MOVE / side
+    theta = torch.tensor([[scale, 0.0, step * right], [0.0, scale, step * down]])
+    grid = nn.functional.affine_grid(
+        theta.expand(len(images), 2, 3), list(images.shape), align_corners=False
+    )
+    warped = nn.functional.grid_sample(
+        images, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return (warped.clamp(0, 1) * 255).round() / 255

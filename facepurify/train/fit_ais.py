@@ -15,7 +15,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import AisNet, specificity
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.corruption import add_noise, gaussian_noise, sort_out
+from facepurify.train.corruption import add_noise, gaussian_noise, resample, sort_out
 from facepurify.train.distributed import Workers
 from facepurify.train.fresh import attack_now
 from facepurify.train.loop import Loop
@@ -53,6 +53,7 @@ class AisRecipe:
         attacker: of the rehearsal: "mixed" is PGD of both goals and the pack's strengths,
             "published" one FGSM step of 5.1/255 away from the clean embedding.
         depth: steps of the mixed attacker; 0 for 1 to 3 at random.
+        resampled: share of the steps whose faces are resampled first, attacked ones too.
     """
 
     steps: int = 1500
@@ -70,6 +71,7 @@ class AisRecipe:
     rehearsed: float = 0.3
     attacker: str = "mixed"
     depth: int = 0
+    resampled: float = 0.4
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -79,10 +81,11 @@ class AisRecipe:
             if value not in known:
                 raise OptionError(f"expected {name} {', '.join(known)}, got {value!r}")
         shares = (self.clean, self.noisy, self.rehearsed)
-        if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.warmup <= 1:
+        parts = (self.warmup, self.resampled)
+        if min(shares) < 0 or sum(shares) > 1 or not all(0 <= part <= 1 for part in parts):
             raise OptionError(
                 "expected shares clean, noisy and rehearsed of 0 or more, 1 together at most, "
-                f"and warmup from 0 to 1, got {shares} and {self.warmup}"
+                f"and warmup and resampled from 0 to 1, got {shares} and {parts}"
             )
         least = 2 if self.gradient == "exact+loo" else 1
         if self.clones < least or self.depth < 0 or self.batch < 2:
@@ -208,6 +211,8 @@ def fit_ais(
         rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
         mirrored = bool(torch.randint(2, (), generator=generator))
         clean, packed = pack.images(rows, mirrored=mirrored)
+        if float(torch.rand((), generator=generator)) < recipe.resampled:
+            clean, packed = resample(torch.cat([clean, packed]), generator).chunk(2)
         wanted = pack.embedded(places[which], rows, mirrored=mirrored).to(device)
         warm = step < recipe.warmup * recipe.steps
         kinds = _kinds(recipe, generator, warm=warm)

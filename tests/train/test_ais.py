@@ -14,6 +14,7 @@ from facepurify.errors import OptionError
 from facepurify.train.ais import ANALYZERS, AisNet, MemoryCells, specificity
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.basis import Basis
+from facepurify.train.corruption import resample
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_ais import AisRecipe, Attacker, fit_ais, shift_of
 from facepurify.train.runs import describe_run, open_run
@@ -180,6 +181,17 @@ def test_the_attacker_is_a_moving_average(basis: Basis) -> None:
     assert not attacker.net.training
 
 
+def test_resampling_moves_by_less_than_a_pixel() -> None:
+    columns = torch.arange(112).float().expand(2, 3, 112, 112) / 255
+    moved = resample(columns, generator())
+    shift = (moved - columns)[:, :, 56, 50:62] * 255
+    assert float(shift.abs().max()) <= 1
+    assert torch.allclose((moved * 255).round(), moved * 255, atol=1e-3)
+    ramp = torch.rand(1, 3, 112, 112, generator=generator())
+    assert float((resample(ramp, generator(1)) - ramp).abs().mean()) > 0.01
+    assert torch.equal(resample(ramp, generator(1)), resample(ramp, generator(1)))
+
+
 TINY = AisRecipe(steps=4, batch=6, sparsity=4, clones=2, depth=1)
 
 
@@ -259,6 +271,7 @@ def test_training_lowers_the_affinity(
         ({"gradient": "guess"}, "expected gradient exact"),
         ({"attacker": "none"}, "expected attacker mixed"),
         ({"clean": 0.6, "rehearsed": 0.6}, "expected shares clean"),
+        ({"resampled": 1.5}, "warmup and resampled from 0 to 1"),
         ({"gradient": "exact+loo"}, "expected clones >= 2"),
     ],
 )
