@@ -31,6 +31,7 @@ class Inspection:
         threshold: The score from which an image is called suspicious; None if not calibrated.
         suspicious: Whether the score reaches the threshold; None if either is missing.
         mask: float32 [K], the antibody used: the weight of each eigenface; None without one.
+        probability: float32 [K], the p that it was made of; None without one.
     """
 
     image: Array
@@ -42,6 +43,22 @@ class Inspection:
     threshold: float | None
     suspicious: bool | None
     mask: NDArray[np.float32] | None
+    probability: NDArray[np.float32] | None = None
+
+    @property
+    def active(self) -> NDArray[np.int64] | None:
+        """Numbers of the eigenfaces that the antibody keeps at more than half their weight."""
+        return None if self.mask is None else np.flatnonzero(self.mask > 0.5)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of the eigenfaces that the antibody leaves out, 0 to 1."""
+        return None if self.mask is None else float(1 - self.mask.mean())
+
+    @property
+    def certainty(self) -> float | None:
+        """How certain the antibody is: the mean of 2 |p - 1/2|, 0 to 1."""
+        return None if self.probability is None else float(np.abs(2 * self.probability - 1).mean())
 
 
 def compare(
@@ -51,6 +68,7 @@ def compare(
     score: float | None = None,
     threshold: float | None = None,
     mask: NDArray[np.float32] | None = None,
+    probability: NDArray[np.float32] | None = None,
 ) -> Inspection:
     """Set an image and its purified self side by side.
 
@@ -60,6 +78,7 @@ def compare(
         score: Suspicion in [0, 1].
         threshold: Score from which an image is suspicious.
         mask: float32 [K], the antibody used.
+        probability: float32 [K], what it was made of.
 
     Returns:
         The inspection.
@@ -86,6 +105,7 @@ def compare(
         threshold=threshold,
         suspicious=suspicious,
         mask=mask,
+        probability=probability,
     )
 
 
@@ -98,7 +118,8 @@ def antibody(
         probability: float32 [N, K], activation probability p of each eigenface.
         mask: ``"expected"``: p itself. ``"fixed"``: 1 where p > mean(p), else 0 (Ren et al.,
             IEEE TIFS 17:2947-2962, 2022). ``"sampled"``: 1 where p > u, else 0 (same source).
-        uniform: float32 [1, K], the u of ``"sampled"``, else unused.
+            ``"threshold"``: 1 where p > 1/2, the likeliest of these.
+        uniform: float32 [1, K], the u of ``"sampled"`` and ``"threshold"``, else unused.
 
     Returns:
         float32 [N, K].

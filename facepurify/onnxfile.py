@@ -7,12 +7,17 @@ Field numbers are those of onnx.proto.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ModelContractError
 
-__all__ = ["MAX_BYTES", "ModelContract", "TensorType", "read_contract"]
+__all__ = ["MAX_BYTES", "ModelContract", "TensorType", "read_constants", "read_contract"]
 
 MAX_BYTES = 64 << 20
 """Largest model file that is read, in bytes."""
@@ -22,6 +27,7 @@ _MAX_DEPTH = 32
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+_DTYPES = {_FLOAT: "<f4", _INT64: "<i8", 10: "<f2"}  # those that ``read_constants`` reads
 _ELEMENT_NAMES = {_FLOAT: "float32", _INT64: "int64"}
 _DEFAULT_DOMAINS = (b"", b"ai.onnx")
 _ENDLESS = (b"Loop", b"Scan")  # they repeat as often as the file says
@@ -55,15 +61,19 @@ class ModelContract:
         opset: Version of the default operator set.
         outputs: The outputs of the contract that it has, ``"purified"`` first, then
             ``"probability"`` and ``"score"``.
-        masks: The masks it can run with: empty without an antibody, else ``"expected"`` and
-            ``"fixed"``, and ``"sampled"`` where it takes ``mask_uniform``.
+        masks: The masks it can run with, its default first: empty without an antibody, else
+            ``"expected"`` and ``"fixed"``, and ``"sampled"`` and ``"threshold"`` where it takes
+            ``mask_uniform``. The last is the default of one that can be searched.
         eigenfaces: K, the length of its antibody; None without one.
+        searchable: Whether it gives what an antibody can be searched with, ``coefficients`` and
+            ``code``.
     """
 
     opset: int
     outputs: tuple[str, ...]
     masks: tuple[str, ...]
     eigenfaces: int | None
+    searchable: bool = False
 
 
 def read_contract(content: bytes) -> ModelContract:
@@ -73,7 +83,8 @@ def read_contract(content: bytes) -> ModelContract:
     ``image`` and an output ``purified``, float32 [N, 3, 112, 112]; optional outputs
     ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs ``mask_mode``
     int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an initializer
-    backs them.
+    backs them. One that can be searched gives ``coefficients`` float32 [N, K] and ``code``
+    float32 [N, C] too.
 
     Args:
         content: The bytes of the file.
@@ -135,10 +146,40 @@ def _check(model: _Graph) -> ModelContract:
         if "mask_uniform" in model.inputs:
             uniform = _expect(model.inputs, "input", "mask_uniform", _FLOAT, (1, eigenfaces))
             eigenfaces = uniform[1]
-            masks += ("sampled",)
+            masks += ("sampled", "threshold")
             if eigenfaces is None:
                 raise ModelContractError("expected mask_uniform float32 [1, K] of a fixed K")
-    return ModelContract(model.opset, tuple(outputs), masks, eigenfaces)
+    searchable = "sampled" in masks and {"coefficients", "code"} <= model.outputs.keys()
+    if searchable:
+        _expect(model.outputs, "output", "coefficients", _FLOAT, (None, eigenfaces))
+        _expect(model.outputs, "output", "code", _FLOAT, (None, None))
+        masks = ("threshold", *masks[:-1])
+    return ModelContract(model.opset, tuple(outputs), masks, eigenfaces, searchable)
+
+
+def read_constants(content: bytes) -> dict[str, NDArray[Any]]:
+    """Read the numbers that a file holds, as numpy arrays over its bytes.
+
+    Args:
+        content: The bytes of a file that ``read_contract`` accepted.
+
+    Returns:
+        The initializers of the main graph by name: float32, float16 and int64, those whose
+        values lie in one piece.
+
+    Raises:
+        ModelContractError: A tensor whose bytes do not fill its shape.
+    """
+    reader = _Reader()
+    data = memoryview(content)
+    graph = next(_message(value) for number, value in reader._fields(data, 0) if number == 7)
+    constants = {}
+    for number, value in reader._fields(graph, 1):
+        if number == 5:
+            name, array = reader.array(_message(value), 2)
+            if array is not None:
+                constants[name] = array
+    return constants
 
 
 def _expect(
@@ -265,6 +306,27 @@ class _Reader:
                 )
         return name
 
+    def array(self, data: memoryview, depth: int) -> tuple[str, NDArray[Any] | None]:
+        """A tensor's name and values; None for another type or way of writing it."""
+        name, dtype, raw = "", None, None
+        shape: list[int] = []
+        for number, value in self._fields(data, depth):
+            if number == 1:
+                shape += _packed(value)
+            elif number == 2:
+                dtype = _DTYPES.get(_integer(value))
+            elif number == 8:
+                name = _text(value)
+            elif number == 9:
+                raw = _message(value)
+        if dtype is None or raw is None:
+            return name, None
+        if len(raw) != math.prod(shape) * np.dtype(dtype).itemsize:
+            raise ModelContractError(
+                f"expected {name} to fill its shape {shape}, got {len(raw)} bytes"
+            )
+        return name, np.frombuffer(raw, dtype).reshape(shape)
+
     def _value_info(self, data: memoryview, depth: int) -> tuple[str, TensorType]:
         name, element, shape = "", 0, None
         for number, value in self._fields(data, depth):
@@ -332,6 +394,17 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     raise ModelContractError("expected an ONNX file, got a number of more than ten bytes")
+
+
+def _packed(value: int | memoryview) -> list[int]:
+    """Read a repeated number, which may be written one by one or in one piece."""
+    if isinstance(value, int):
+        return [value]
+    numbers, position = [], 0
+    while position < len(value):
+        number, position = _varint(value, position)
+        numbers.append(number)
+    return numbers
 
 
 def _message(value: int | memoryview) -> memoryview:

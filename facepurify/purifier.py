@@ -27,6 +27,8 @@ from .images import (
     to_canonical,
 )
 from .inspection import Inspection, compare
+from .memory import Memory
+from .search import Recognize, search_options
 from .stage import ModelInfo, Passed, Stage
 from .weights import ModelFile, ModelName, read_model, split_chain
 from .wrapping import unwrap, wrap
@@ -71,15 +73,25 @@ class Purifier:
         threads: Threads within an operator; None for ONNX Runtime's default.
         mask: How an antibody becomes a mask: ``"expected"`` weights each eigenface by its
             probability p, ``"fixed"`` keeps those with p above its mean, ``"sampled"`` those
-            with p above a uniform draw (Ren et al., IEEE TIFS 17, 2022, publish the last two).
-            None for the model's default, ``info.masks[0]``. In a chain it goes to every model
-            that has an antibody.
+            with p above a uniform draw (Ren et al., IEEE TIFS 17, 2022, publish these two),
+            ``"threshold"`` those with p above 1/2. None for the model's default,
+            ``info.masks[0]``. In a chain it goes to every model that has an antibody.
+        budget: Clones and generations of a search for the antibody, such as ``(32, 4)``, in
+            place of a mask; for models that can be searched (``"ais"``). In a chain it goes to
+            these. None for no search, unless one of the next three asks for one: then (16, 2).
+        affinity: What the search goes by: ``"critic"`` (None), ``"agreement"`` or
+            ``"consistency"``, see :mod:`facepurify.search`.
+        recognizer: The search goes by your own recognizer instead: a callable from uint8 BGR
+            crops [M, 112, 112, 3] to embeddings [M, d]. It sees every clone.
+        remember: The search also tries the antibody of the likest face met before. Off, since
+            then results depend on who came before, and whoever sends images writes to it: see
+            :class:`facepurify.memory.Memory`. It is not pickled.
 
     Raises:
         ModelError: The model is missing, altered, or not of the contract.
         ProviderError: A provider is missing or did not start.
-        OptionError: ``threads``, ``providers`` or ``mask`` of another value, or a mask that
-            this model does not have.
+        OptionError: An argument of another value, a mask or a search that this model does not
+            have, or both.
     """
 
     def __init__(
@@ -89,14 +101,29 @@ class Purifier:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         mask: str | None = None,
+        budget: tuple[int, int] | None = None,
+        affinity: str | None = None,
+        recognizer: Recognize | None = None,
+        remember: bool = False,
     ) -> None:
+        search = search_options(budget, affinity, recognizer, remember)
+        if search is not None and mask is not None:
+            raise OptionError(f"expected a mask or a search, got mask={mask!r} and {search}")
         files = [read_model(each) for each in split_chain(model)]
         names = "+".join(file.name for file in files)
         masks = _masks_of(files)
         if mask is not None and mask not in masks:
             have = ", ".join(masks) or "none, since it has no antibody"
             raise OptionError(f"expected a mask of {names} ({have}), got {mask!r}")
-        self._stages = tuple(Stage(file, providers, threads, mask) for file in files)
+        searched = [file.contract.searchable for file in files]
+        if not any(searched):
+            searched = [True] * len(files)  # the first says what it lacks
+        self._stages = tuple(
+            Stage(file, providers, threads, mask, search if searches else None)
+            for file, searches in zip(files, searched, strict=True)
+        )
+        self._searches = search is not None
+        self._usual: list[Floats | None] | None = None
         self._info = _joined_info([stage.info for stage in self._stages], masks)
         self._mask = next((stage.mask for stage in self._stages if stage.mask), None)
         self._arguments = {
@@ -104,7 +131,16 @@ class Purifier:
             "providers": self._stages[0].providers,
             "threads": threads,
             "mask": mask,
+            "budget": budget,
+            "affinity": affinity,
+            "recognizer": recognizer,
+            "remember": remember,
         }
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """What the search of each model remembers, to save, load or forget; empty if none does."""
+        return tuple(stage.memory for stage in self._stages if stage.memory is not None)
 
     @property
     def info(self) -> ModelInfo:
@@ -158,6 +194,7 @@ class Purifier:
             keep_size: False to get the 112x112 crops.
             seed: Makes the draw of a ``"sampled"`` mask repeatable; one draw serves the whole
                 call, so a result does not depend on the other images. Other masks draw nothing.
+                A search without a seed is as with 0.
 
         Returns:
             New images of the type, shape, dtype and channel order that came in.
@@ -242,6 +279,7 @@ class Purifier:
                 score=face.score,
                 threshold=self._info.score_threshold,
                 mask=face.mask,
+                probability=face.probability,
             )
             for before, after, face in zip(images, purified, faces, strict=True)
         ]
@@ -335,6 +373,7 @@ class Purifier:
                     crop,
                     None if result.score is None else float(result.score[index]),
                     None if result.mask is None else result.mask[index],
+                    None if result.probability is None else result.probability[index],
                 )
 
     def _run(self, batch: Floats, uniforms: list[Floats | None]) -> Passed:
@@ -361,8 +400,13 @@ class Purifier:
             isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
         ):
             raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
-        rng = np.random.default_rng(seed)
-        return [stage.draw(rng) for stage in self._stages]
+        if seed is None and self._usual is not None:
+            return self._usual
+        rng = np.random.default_rng(0 if seed is None and self._searches else seed)
+        drawn = [stage.draw(rng) for stage in self._stages]
+        if seed is None and self._searches:
+            self._usual = drawn  # the same at every call, and drawing costs as much as a clone
+        return drawn
 
 
 def _masks_of(files: Sequence[ModelFile]) -> tuple[str, ...]:
@@ -392,11 +436,12 @@ def _joined_info(infos: Sequence[ModelInfo], masks: tuple[str, ...]) -> ModelInf
 
 @dataclass(frozen=True)
 class _Face:
-    """One purified crop, its suspicion, and the antibody used on it."""
+    """One purified crop, its suspicion, the antibody used on it and what that was made of."""
 
     crop: Array
     score: float | None
     mask: Floats | None
+    probability: Floats | None
 
 
 def _reopen(arguments: dict[str, Any], sha256: str) -> Purifier:

@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError, ModelOutputError
+from .errors import ModelError, ModelOutputError, OptionError
 from .images import Array
 from .inspection import antibody
+from .memory import Memory
+from .onnxfile import read_constants
 from .runtime import Session
+from .search import Search, SearchOptions, Sensed
 from .weights import ModelFile
 
 __all__ = ["ModelInfo", "Passed", "Stage"]
 
 Floats = NDArray[np.float32]
 
-_MODES = {"expected": 0, "fixed": 1, "sampled": 2}
+_MODES = {"expected": 0, "fixed": 1, "sampled": 2, "threshold": 2}
+_SENSED = ("coefficients", "code")
 _OVERSHOOT = 1e-3  # what rounding may put outside [0, 1]
 
 
@@ -75,11 +79,16 @@ class Stage:
         providers: As for :class:`facepurify.Purifier`.
         threads: As for :class:`facepurify.Purifier`.
         mask: One of the model's, None for its default.
+        search: How to search for an antibody; None for a mask.
 
     Attributes:
         info: What it is.
-        mask: The mask it runs with, None without an antibody.
+        mask: The mask it runs with, None without an antibody or with a search.
         providers: Those it was opened with.
+
+    Raises:
+        OptionError: The model gives nothing to search with.
+        ModelContractError: It gives too little.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Stage:
         providers: Sequence[str] | None,
         threads: int | None,
         mask: str | None,
+        search: SearchOptions | None = None,
     ) -> None:
         masks = file.entry.masks if file.entry else file.contract.masks
         self.info = ModelInfo(
@@ -100,15 +110,35 @@ class Stage:
             K=file.contract.eigenfaces,
         )
         self.mask = (mask or masks[0]) if masks else None
+        self._search: Search | None = None
+        if search is not None:
+            if not file.contract.searchable:
+                raise OptionError(
+                    f"expected a model whose antibody can be searched, such as ais, for a budget, "
+                    f"got {file.name}"
+                )
+            length = file.contract.eigenfaces or 0
+            self._search = Search(read_constants(file.content), length, search)
         session = Session(file.content, providers, threads)
         self.providers = session.providers
         self._session: Session | None = session
 
+    @property
+    def memory(self) -> Memory | None:
+        """What its search remembers, if it does."""
+        return None if self._search is None else self._search.memory
+
     def draw(self, rng: np.random.Generator) -> Floats | None:
-        """Draw the u of a sampled mask, float32 [1, K]; other masks draw nothing."""
-        if self.mask != "sampled":
-            return None
-        return rng.random((1, self.info.K or 0), np.float32)
+        """Draw the u of a sampled mask, float32 [1, K], or of a search, [G, M, K].
+
+        The u of the threshold mask is 1/2; other masks draw nothing.
+        """
+        if self._search is not None:
+            return self._search.draw(rng)
+        length = self.info.K or 0
+        if self.mask == "threshold":
+            return np.full((1, length), 0.5, np.float32)
+        return rng.random((1, length), np.float32) if self.mask == "sampled" else None
 
     def run(self, batch: Floats, uniform: Floats | None) -> Passed:
         """Run the model once, and check what it gives.
@@ -125,11 +155,14 @@ class Stage:
         if session is None:
             raise ModelError("expected an open purifier, got a closed one; make a new one")
         feeds: dict[str, Array] = {"image": batch}
-        if self.mask is not None:
-            feeds["mask_mode"] = np.array([_MODES[self.mask]], np.int64)
-        if uniform is not None:
-            feeds["mask_uniform"] = uniform
         names = self.info.outputs
+        if self._search is not None:
+            names += _SENSED
+        else:
+            if self.mask is not None:
+                feeds["mask_mode"] = np.array([_MODES[self.mask]], np.int64)
+            if uniform is not None:
+                feeds["mask_uniform"] = uniform
         outputs = dict(zip(names, session.run(names, feeds), strict=True))
         count = len(batch)
         purified = _checked("purified", outputs["purified"], batch.shape)
@@ -138,7 +171,12 @@ class Stage:
         if probability is not None:
             length = self.info.K or probability.shape[-1]
             probability = _checked("probability", probability, (count, length))
-            mask = None if self.mask is None else antibody(probability, self.mask, uniform)
+            if self._search is not None and uniform is not None:
+                sensed = _sensed(outputs, probability)
+                mask = self._search.find(sensed, uniform)
+                purified = self._search.decode(mask * sensed.coefficients)
+            elif self.mask is not None:
+                mask = antibody(probability, self.mask, uniform)
         if score is not None:
             score = _checked("score", score, (count,))
         return Passed(purified, probability, mask, score)
@@ -146,6 +184,19 @@ class Stage:
     def close(self) -> None:
         """Let go of the session."""
         self._session = None
+
+
+def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
+    """What a search starts from; refuse what is not finite or of another length."""
+    coefficients, code = (outputs[name] for name in _SENSED)
+    if coefficients.shape != probability.shape or len(code) != len(probability):
+        raise ModelOutputError(
+            f"expected `coefficients` of shape {probability.shape} and as many codes, "
+            f"got {coefficients.shape} and {code.shape}"
+        )
+    if not (np.isfinite(coefficients).all() and np.isfinite(code).all()):
+        raise ModelOutputError("expected finite `coefficients` and `code`; the model is broken")
+    return Sensed(coefficients, probability, code)
 
 
 def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:

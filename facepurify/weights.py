@@ -183,7 +183,7 @@ def read_model(model: str | os.PathLike[str] | None = None) -> ModelFile:
     entry = manifest.models[name]
     content = _read_shipped(entry, f"the model {name}")
     contract = read_contract(content)
-    if set(entry.masks) != set(contract.masks):
+    if not set(entry.masks) <= set(contract.masks) or bool(entry.masks) != bool(contract.masks):
         raise ModelContractError(
             f"expected {entry.path} to have the masks {entry.masks} of its manifest, "
             f"got {contract.masks}"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facepurify import Purifier, onnxfile
 from facepurify.errors import ModelContractError, ModelError
-from facepurify.onnxfile import ModelContract, read_contract
+from facepurify.onnxfile import ModelContract, read_constants, read_contract
 
 Build = Callable[..., onnx.ModelProto]
 FLOAT, INT64, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE
@@ -34,7 +34,7 @@ def test_whole_contract(tiny_model: Path) -> None:
     assert read_contract(tiny_model.read_bytes()) == ModelContract(
         opset=13,
         outputs=("purified", "probability", "score"),
-        masks=("expected", "fixed", "sampled"),
+        masks=("expected", "fixed", "sampled", "threshold"),
         eigenfaces=8,
     )
 
@@ -377,3 +377,38 @@ def test_ort_refusal_is_our_error(tmp_path: Path, build_model: Build) -> None:
     path.write_bytes(build_model([node]).SerializeToString())
     with pytest.raises(ModelError, match="NoSuchOperator"):
         Purifier(path)
+
+
+def test_constants_are_those_of_the_file() -> None:
+    content = (Path(__file__).parents[1] / "models" / "pin.onnx").read_bytes()
+    constants = read_constants(content)
+    wanted = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load_model_from_string(content).graph.initializer
+    }
+    assert constants.keys() == wanted.keys()
+    for name, array in constants.items():
+        assert array.dtype == wanted[name].dtype
+        np.testing.assert_array_equal(array, wanted[name])
+
+
+def test_a_constant_that_does_not_fill_its_shape(build_model: Build) -> None:
+    tensor = numpy_helper.from_array(np.ones((3, 2), np.float32), "spare")
+    tensor.dims[0] = 4
+    content = build_model([identity()], initializers=[tensor]).SerializeToString()
+    with pytest.raises(ModelContractError, match="expected spare to fill its shape"):
+        read_constants(content)
+
+
+def test_what_can_be_searched(build_antibody_model: Build) -> None:
+    model = build_antibody_model()
+    for name, source, width in (("coefficients", "logits", 8), ("code", "colour", 3)):
+        model.graph.node.append(helper.make_node("Identity", [source], [name]))
+        model.graph.output.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])
+        )
+    contract = read_contract(model.SerializeToString())
+    assert contract.searchable
+    assert contract.masks == ("threshold", "expected", "fixed", "sampled")
+    model.graph.output[3].type.tensor_type.shape.dim[1].dim_value = 7
+    refused(model, "output `coefficients` to be")

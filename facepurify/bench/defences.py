@@ -38,7 +38,7 @@ BASELINES = (
     "resize_pad100",
     "tv0.1",
 )
-MASKS = ("expected", "fixed", "sampled")
+MASKS = ("expected", "fixed", "sampled", "threshold")
 PARITY = 1e-3
 Floats = npt.NDArray[np.float32]
 Kind = TypeVar("Kind")
@@ -121,26 +121,32 @@ class PurifierDefence(Defence):
     """A facepurify purifier, or a chain of them ("uddn+pin").
 
     Judged as users run it, by ``Purifier.purify_canonical``; differentiated by its ONNX graph
-    in torch. Of an antibody's hard masks (fixed, sampled), the expected mask stands in: the
-    projection is linear in the mask, so for the sampled one this is the exact expectation.
+    in torch. Of an antibody's hard masks (fixed, sampled, threshold) and of one that is searched
+    for, the expected mask stands in: the projection is linear in the mask, so for the sampled one
+    this is the exact expectation.
 
     Args:
         model: as ``Purifier`` takes it in one string: a name from the manifest, a path to an ONNX
             file of the contract, or several joined by "+".
-        mask: "expected", "fixed" or "sampled"; None for the model's default.
+        mask: "expected", "fixed", "sampled" or "threshold"; None for the model's default.
+        budget: clones and generations of a search in place of a mask; None for no search. Its
+            seed is drawn anew for each, so that an attacker has to average over it.
 
     Raises:
         ModelError: as ``Purifier``; or torch and ONNX Runtime disagree by more than 1e-3.
         OptionError: as ``Purifier``.
     """
 
-    def __init__(self, model: str, mask: str | None = None) -> None:
-        self._purifier = Purifier(model, mask=mask)
+    def __init__(
+        self, model: str, mask: str | None = None, budget: tuple[int, int] | None = None
+    ) -> None:
+        self._purifier = Purifier(model, mask=mask, budget=budget)
         info = self._purifier.info
-        active = mask or next(iter(info.masks), None)
-        self._hard = active in ("fixed", "sampled")
-        self.name = info.name if mask is None else f"{info.name}:{mask}"
-        self.random = active == "sampled"
+        way = mask if budget is None else f"{budget[0]}x{budget[1]}"
+        active = way or next(iter(info.masks), None)
+        self._hard = active is not None and active != "expected"
+        self.name = info.name if way is None else f"{info.name}:{way}"
+        self.random = active == "sampled" or budget is not None
         self._key = f"purifier {info.sha256} {active}"
         self._net: nn.Module | None = None
         try:
@@ -221,8 +227,9 @@ def get_defence(name: str) -> Defence:
 
     Args:
         name: a baseline and its strength ("jpeg75", "gaussian1.5"; without a number, its
-            default), or a purifier's name or file, with ":" and a mask after it if wanted
-            ("pin:sampled"), or a chain of these joined by "+" ("uddn+pin").
+            default), or a purifier's name or file, with ":" and a mask or the budget of a search
+            after it if wanted ("pin:sampled", "ais:32x4"), or a chain of these joined by "+"
+            ("uddn+pin").
 
     Raises:
         OptionError: a strength out of range, or no baseline and no purifier of that name.
@@ -236,9 +243,11 @@ def get_defence(name: str) -> Defence:
     match = re.fullmatch(r"([a-z_]+|art:[a-z]+?)(\d+(?:\.\d+)?)?", name)
     if match and (match[1] in TENSOR_FAMILIES or match[1] in ARRAY_FAMILIES):
         return _baseline(match[1], match[2])
-    model, _, mask = name.rpartition(":")
+    model, _, way = name.rpartition(":")
     try:
-        return PurifierDefence(model, mask) if mask in MASKS else PurifierDefence(name)
+        if budget := re.fullmatch(r"(\d+)x(\d+)", way):
+            return PurifierDefence(model, budget=(int(budget[1]), int(budget[2])))
+        return PurifierDefence(model, way) if way in MASKS else PurifierDefence(name)
     except ModelNotFoundError as error:
         known = ", ".join([*TENSOR_FAMILIES, *ARRAY_FAMILIES])
         raise OptionError(

@@ -10,7 +10,7 @@ from ..imagefiles import read_image, write_image
 from .finding import locate
 from .jobs import check_free
 from .options import add_face_options, add_purifier_options, finder_of, purifier_of
-from .sheet import draw_sheet, panels_of, verdict
+from .sheet import antibody_of, draw_sheet, panels_of, verdict
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
     )
     write_image(args.output, sheet)
     for number, inspection in enumerate(inspections, start=1):
-        print(f"face {number}: {verdict(inspection)}")
+        print(f"face {number}: {verdict(inspection)}{antibody_of(inspection)}")
     print(f"drew {len(inspections)} face(s) on {args.output}")
     return 0

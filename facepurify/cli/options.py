@@ -16,8 +16,14 @@ def add_purifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="name of a shipped model, or an .onnx file")
     parser.add_argument(
         "--mask",
-        choices=["expected", "fixed", "sampled"],
+        choices=["expected", "fixed", "sampled", "threshold"],
         help="how the antibody becomes a mask (default: the model's own)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="CLONESxGENERATIONS",
+        help="search for the antibody instead, such as 32x4; for models that can, such as ais",
     )
     parser.add_argument(
         "--provider",
@@ -45,7 +51,18 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 
 def purifier_of(args: argparse.Namespace) -> Purifier:
     """Open the purifier that the options ask for."""
-    return Purifier(args.model, providers=args.providers, threads=args.threads, mask=args.mask)
+    return Purifier(
+        args.model,
+        providers=args.providers,
+        threads=args.threads,
+        mask=args.mask,
+        budget=args.budget,
+    )
+
+
+def _budget(text: str) -> tuple[int, int]:
+    clones, _, generations = text.partition("x")
+    return int(clones), int(generations)
 
 
 def finder_of(args: argparse.Namespace) -> FaceFinder | None:

@@ -205,6 +205,7 @@ class _Worker:
             "model": self.purifier.info.name,
             "sha256": self.purifier.info.sha256,
             "mask": args.mask or next(iter(self.purifier.info.masks), None),
+            "budget": None if args.budget is None else list(args.budget),
             "seed": args.seed,
             "pack": None if pack is None else str(pack.absolute()),
         }

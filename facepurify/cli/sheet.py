@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..inspection import Inspection
 
-__all__ = ["Panel", "draw_sheet", "panels_of", "verdict"]
+__all__ = ["Panel", "antibody_of", "draw_sheet", "panels_of", "verdict"]
 
 Pixels = NDArray[np.uint8]
 
@@ -54,6 +54,27 @@ def verdict(inspection: Inspection) -> str:
         return "no score"
     words = {None: "", True: ": suspicious", False: ": inconspicuous"}[inspection.suspicious]
     return f"score {inspection.score:.3f}{words}"
+
+
+def antibody_of(inspection: Inspection) -> str:
+    """Put the antibody of a face into words.
+
+    Returns:
+        How many eigenfaces it keeps and how certain it is; nothing without one.
+
+    Example:
+        >>> from facepurify.inspection import compare
+        >>> face = np.zeros((112, 112), np.uint8)
+        >>> mask, p = np.float32([1, 0, 1, 1]), np.float32([1, 0.25, 0.75, 1])
+        >>> antibody_of(compare(face, face, mask=mask, probability=p))
+        ', antibody of 3 in 4 eigenfaces, certainty 0.75'
+    """
+    if inspection.mask is None or inspection.active is None:
+        return ""
+    words = f", antibody of {len(inspection.active)} in {len(inspection.mask)} eigenfaces"
+    if inspection.certainty is not None:
+        words += f", certainty {inspection.certainty:.2f}"
+    return words
 
 
 def panels_of(inspection: Inspection) -> list[Panel]:

@@ -20,11 +20,14 @@ from facepurify.purifier import Purifier
 from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
 from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
 from facepurify.train.adapt import AdaptRecipe, adapt
+from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.autoencoder import Autoencoder, AutoencoderRecipe, fit_autoencoder
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
+from facepurify.train.critic import AffinityCritic
+from facepurify.train.distributed import join_workers
 from facepurify.train.export import (
     export_bare,
     export_projection,
@@ -33,12 +36,14 @@ from facepurify.train.export import (
 )
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
+from facepurify.train.fit_ais import ATTACKERS, AisRecipe, fit_ais
+from facepurify.train.fit_critic import CRITIC, CriticRecipe, fit_critic
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
-from facepurify.train.loop import load_run
+from facepurify.train.loop import CHECKPOINT, load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
@@ -52,6 +57,9 @@ from facepurify.train.runs import (
     method_of,
     open_run,
 )
+from facepurify.train.search_study import study_search
+from facepurify.train.selection import GRADIENTS
+from facepurify.train.selection_study import StudyRecipe, study_selection
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -125,11 +133,47 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("pin", _pin, "train PIN's selector")
     guides(sub)
-    _pin_model(sub)
+    _immune_model(sub, "pin", SELECTORS)
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     sub.add_argument("--resume", action="store_true")
     _recipe(sub, PinRecipe(), gradient=("expected", "policy"))
+
+    sub = command("ais", _ais, "train AIS: analyzer, memory and antibody generator")
+    guides(sub)
+    _immune_model(sub, "ais", ANALYZERS)
+    sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--device", default="cpu", help="of torch; several GPUs by torchrun")
+    _recipe(sub, AisRecipe(), gradient=GRADIENTS, attacker=ATTACKERS)
+
+    sub = command("critic", _critic, "train the critic that AIS searches by, after `ais`")
+    guides(sub)
+    sub.add_argument("--run", default="runs/ais", metavar="DIR", help="of ais")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--resume", action="store_true")
+    _recipe(sub, CriticRecipe())
+
+    sub = command("ais-gradient", _ais_gradient, "compare the gradients of AIS's selection")
+    guides(sub)
+    _immune_model(sub, "ais", ANALYZERS)
+    sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
+    sub.add_argument("--attacks", default="attacks.npz")
+    sub.add_argument("--start", metavar="RUN", help="begin from a run's weights")
+    sub.add_argument("--sparsity", type=int, default=AisRecipe().sparsity, help="as of ais")
+    _recipe(sub, StudyRecipe())
+
+    sub = command("ais-search", _ais_search, "compare the searches for an antibody")
+    faces(sub)
+    guides(sub)
+    sub.add_argument("--model", default="ais", metavar="NAME|ONNX")
+    sub.add_argument("--clones", type=int, default=32)
+    sub.add_argument("--generations", type=int, default=4)
+    sub.add_argument("--pairs", type=int, default=600, help="clean pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=100, help="attacked pairs of each kind")
+    sub.add_argument("-o", "--out", default="choice", help="folder for search.json")
 
     sub = command("uddn", _uddn, "train UDDN, the denoiser")
     guides(sub)
@@ -205,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, uddn or immune")
+    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, ais, uddn or immune")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
 
@@ -251,12 +295,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pin_model(sub: argparse.ArgumentParser) -> None:
+def _immune_model(
+    sub: argparse.ArgumentParser, method: str, selectors: Mapping[str, object]
+) -> None:
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
     sub.add_argument("--luma", type=int, default=1200, help="luma eigenfaces to use")
     sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
-    sub.add_argument("--selector", choices=tuple(SELECTORS), default="light")
-    sub.add_argument("--run", default="runs/pin", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--selector", choices=tuple(selectors), default="light")
+    sub.add_argument(
+        "--run", default=f"runs/{method}", metavar="DIR", help="checkpoint, log, curve"
+    )
 
 
 def _noise(sub: argparse.ArgumentParser) -> None:
@@ -292,12 +340,12 @@ def _publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
 
 
 def _load_guides(options: argparse.Namespace) -> list[Recognizer]:
-    return [Recognizer.from_onnx(path) for path in options.guide]
+    device = getattr(options, "device", "cpu")
+    return [Recognizer.from_onnx(path, device) for path in options.guide]
 
 
-def _net(options: argparse.Namespace) -> PinNet:
-    basis = Basis.load(options.eigenfaces).first(options.luma, options.chroma)
-    return PinNet(basis, options.selector)
+def _basis(options: argparse.Namespace) -> Basis:
+    return Basis.load(options.eigenfaces).first(options.luma, options.chroma)
 
 
 def _realign(options: argparse.Namespace) -> None:
@@ -334,7 +382,7 @@ def _attacks(options: argparse.Namespace) -> None:
 
 
 def _pin(options: argparse.Namespace) -> None:
-    net = _net(options)
+    net = PinNet(_basis(options), options.selector)
     if options.start:
         load_run(net, options.start)
     pack, guides = AttackPack.load(options.attacks), _load_guides(options)
@@ -344,6 +392,77 @@ def _pin(options: argparse.Namespace) -> None:
         net, pack, guides, _filled(PinRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
+
+
+def _ais(options: argparse.Namespace) -> None:
+    net = AisNet(_basis(options), options.selector, options.memory)
+    if options.start:
+        load_run(net, options.start)
+    workers = join_workers(options.device)
+    pack, guides = AttackPack.load(options.attacks), _load_guides(options)
+    described = {name: getattr(options, name) for name in ("luma", "chroma", "selector", "memory")}
+    describe_run(workers.folder(options.run), "AIS", eigenfaces=options.eigenfaces, **described)
+    fit_ais(
+        net, pack, guides, _filled(AisRecipe, options), options.run,
+        seed=options.seed, resume=options.resume, device=options.device, workers=workers,
+    )  # fmt: skip
+    workers.leave()
+
+
+def _opened_ais(folder: str) -> AisNet:
+    net = open_run(folder)
+    if not isinstance(net, AisNet):
+        raise OptionError(f"expected a run of ais, got another's: {folder}")
+    return net
+
+
+def _critic_of(net: AisNet) -> AffinityCritic:
+    return AffinityCritic(net.space.count, net.selector.code_size)
+
+
+def _critic(options: argparse.Namespace) -> None:
+    net = _opened_ais(options.run)
+    fit_critic(
+        net, _critic_of(net), AttackPack.load(options.attacks), _load_guides(options),
+        _filled(CriticRecipe, options), Path(options.run) / CRITIC,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _ais_gradient(options: argparse.Namespace) -> None:
+    net = AisNet(_basis(options), options.selector, options.memory)
+    if options.start:
+        load_run(net, options.start)
+    report = study_selection(
+        net, AttackPack.load(options.attacks), _load_guides(options)[0],
+        _filled(StudyRecipe, options), AisRecipe(sparsity=options.sparsity), options.run,
+        seed=options.seed,
+    )  # fmt: skip
+    for name, row in report.items():
+        print(
+            f"{name}: variance {row['variance']:.3g}, bias {row['bias']:.3g} "
+            f"(floor {row['floor']:.3g}), "
+            f"{row['seconds']:.2f} s a gradient, loss {row['curve'][0][2]:.4f} -> "
+            f"{row['curve'][-1][2]:.4f} in {row['curve'][-1][0]:.0f} s"
+        )
+
+
+def _ais_search(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache)
+    trials = [
+        held_out_trial(
+            faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed
+        )
+        for guide in _load_guides(options)
+    ]
+    results = study_search(
+        trials, options.model, options.out, budget=(options.clones, options.generations)
+    )
+    for recognizer, rows in results.items():
+        print(recognizer)
+        times = {name: row["ms"] for name, row in rows.items() if "ms" in row}
+        _print_rows({n: {k: v for k, v in r.items() if k != "ms"} for n, r in rows.items()})
+        print("ms an image:", ", ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
 
 
 def _uddn(options: argparse.Namespace) -> None:
@@ -464,8 +583,11 @@ def _gnr(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     net = open_run(options.run)
     method = method_of(net)
+    critic, trained = None, Path(options.run) / CRITIC
+    if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
+        load_run(critic := _critic_of(net), trained)
     out = Path(options.out or f"{method.lower()}.onnx")
-    difference = export_purifier(net, out)
+    difference = export_purifier(net, out, critic)
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(out, faces)
     if options.publish:

@@ -78,6 +78,18 @@ class AttackPack:
                 f"got {', '.join(guide.name for guide in guides) or 'none'}"
             )
 
+    def index(self, guide: Recognizer) -> int:
+        """Which of the pack's guides that is.
+
+        Raises:
+            OptionError: none of them.
+        """
+        if guide.name not in self.guides:
+            raise OptionError(
+                f"expected one of the pack's guides {', '.join(self.guides)}, got {guide.name}"
+            )
+        return self.guides.index(guide.name)
+
     def save(self, path: str | Path) -> None:
         """Writes an uncompressed .npz of plain arrays."""
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -190,6 +202,6 @@ def turned(embeddings: Tensor, generator: torch.Generator) -> Tensor:
 
     That is about as far as another photo of the same person lies.
     """
-    noise = torch.randn(embeddings.shape, generator=generator)
+    noise = torch.randn(embeddings.shape, generator=generator).to(embeddings.device)
     sideways = torch.nn.functional.normalize(noise, dim=1)
     return torch.nn.functional.normalize(0.75 * embeddings + 0.65 * sideways, dim=1)

@@ -104,7 +104,7 @@ def resample(images: Tensor, generator: torch.Generator) -> Tensor:
     shifts of 2 pixels, each drawn evenly for each image; beyond the border lies its mirror image.
 
     Args:
-        images: [N, 3, H, W] in [0, 1].
+        images: [N, C, H, W] in [0, 1]; all channels of an image move together.
         generator: of the draws.
 
     Returns:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from facepurify.errors import ModelContractError
 from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
+from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
+from facepurify.train.critic import AffinityCritic
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
@@ -27,6 +29,7 @@ __all__ = [
     "MASKS",
     "Masked",
     "Scored",
+    "Searchable",
     "export_bare",
     "export_projection",
     "export_purifier",
@@ -36,7 +39,8 @@ __all__ = [
 ]
 
 OPSET = 18
-PARITY = 1 / 255  # a grey level: half precision may tip an eigenface over a hard threshold
+PARITY = 1 / 255  # a grey level
+UNIT_OUTPUTS = 3  # purified, probability and score come first; what follows has other units
 HALVE_FROM = 4096
 # The order is the number that `mask_mode` takes; the first is what ships as the default.
 MASKS = ("expected", "fixed", "sampled")
@@ -62,10 +66,31 @@ class Masked(nn.Module):
         mask p > mean(p), 2 the published sampled one, p > u.
         """
         coefficients, probability, suspicion = self.net.choose(image)
+        mask = self.mask(probability, mask_mode, mask_uniform)
+        purified = self.net.space.decode(mask * coefficients)
+        return purified, probability, suspicion.sigmoid()
+
+    @staticmethod
+    def mask(probability: Tensor, mask_mode: Tensor, mask_uniform: Tensor) -> Tensor:
+        """The antibody [N, K] of p [N, K]."""
         threshold = torch.where(mask_mode == 1, probability.mean(1, keepdim=True), mask_uniform)
         hard = (probability > threshold).float()
-        mask = torch.where(mask_mode == 0, probability, hard)
-        return self.net.space.decode(mask * coefficients), probability, suspicion.sigmoid()
+        return torch.where(mask_mode == 0, probability, hard)
+
+
+class Searchable(Masked):
+    """The same, with what a search at run time starts from."""
+
+    net: AisNet
+
+    def forward(  # type: ignore[override]
+        self, image: Tensor, mask_mode: Tensor, mask_uniform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gives what ``Masked`` does, coefficients [N, K] and code [N, C]."""
+        coefficients, probability, suspicion, code = self.net.sense(image)
+        mask = self.mask(probability, mask_mode, mask_uniform)
+        purified = self.net.space.decode(mask * coefficients)
+        return purified, probability, suspicion.sigmoid(), coefficients, code
 
 
 class Scored(nn.Module):
@@ -85,11 +110,19 @@ class Scored(nn.Module):
         return purified, suspicion.sigmoid()
 
 
-def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
-    """Writes ``net`` as it ships (``Masked`` or ``Scored``) and compares both.
+def export_purifier(
+    net: PinNet | UddnNet, path: str | Path, critic: AffinityCritic | None = None
+) -> float:
+    """Writes ``net`` as it ships (``Masked``, ``Searchable`` or ``Scored``) and compares both.
+
+    Args:
+        net: the purifier.
+        path: of the ONNX file.
+        critic: of an AIS, to search with.
 
     Returns:
-        The largest difference between torch and ONNX Runtime over all outputs and mask modes.
+        The largest difference between torch and ONNX Runtime over purified, probability and
+        score; with the hard masks, over purified with the same mask.
 
     Raises:
         ModelContractError: they differ by more than a grey level, 1/255.
@@ -97,8 +130,10 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     # The exporter would note the strides of channels last, and its graph would transpose.
     net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    if isinstance(net, AisNet):
+        return _export_masked(Searchable(net).eval(), image, path, _search_constants(net, critic))
     if isinstance(net, PinNet | ImmuneNet):
-        return _export_masked(Masked(net).eval(), image, path)
+        return _export_masked(Masked(net).eval(), image, path, {})
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
     session = _session(data := _checked(model))
@@ -107,22 +142,47 @@ def export_purifier(net: PinNet | UddnNet, path: str | Path) -> float:
     return difference
 
 
-def _export_masked(masked: Masked, image: Tensor, path: str | Path) -> float:
+def _export_masked(
+    masked: Masked, image: Tensor, path: str | Path, constants: dict[str, Tensor]
+) -> float:
     mode = torch.zeros(1, dtype=torch.int64)
     uniform = torch.full((1, masked.net.space.count), 0.5)
     inputs = {"image": image, "mask_mode": mode, "mask_uniform": uniform}
     outputs = ["purified", "probability", "score"]
+    if isinstance(masked, Searchable):
+        outputs += ["coefficients", "code"]
     model = to_onnx(masked, tuple(inputs.values()), list(inputs), outputs)
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
     _halve(model)
     _set_default(model, "mask_mode", mode.numpy())
     _set_default(model, "mask_uniform", uniform.numpy())
     session = _session(data := _checked(model))
-    worst = 0.0
-    for number in range(len(MASKS)):
+    worst = _difference(masked, inputs, session)
+    for number in range(1, len(MASKS)):
         mode.fill_(number)
-        worst = max(worst, _difference(masked, inputs, session))
+        worst = max(worst, _masked_difference(masked, inputs, session))
     write_checked(data, path, worst, PARITY)
     return worst
+
+
+def _search_constants(net: AisNet, critic: AffinityCritic | None) -> dict[str, Tensor]:
+    """What the search needs and the graph does not: ``facepurify.search`` reads it from the file.
+
+    The eigenfaces themselves are there once, as the graph has them.
+    """
+    space = net.space
+    constants = {
+        "search.evidence": net.evidence,
+        "search.luma.frequencies": space.luma.gather,
+        "search.chroma.frequencies": space.chroma.gather,
+    }
+    if critic is not None:
+        weights = critic.state_dict()
+        # Rows of two dimensions travel in half precision.
+        weights["genes"] = weights["genes"].flatten(1)
+        constants |= {f"search.critic.{name}": value for name, value in weights.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in constants.items()}
 
 
 def _checked(model: onnx.ModelProto) -> bytes:
@@ -140,13 +200,30 @@ def _session(data: bytes) -> onnxruntime.InferenceSession:
 def _difference(
     net: nn.Module, inputs: dict[str, Tensor], session: onnxruntime.InferenceSession
 ) -> float:
-    """The largest one between torch's outputs and ONNX Runtime's."""
+    """The largest one between torch's outputs and ONNX Runtime's, of those in [0, 1]."""
     with torch.no_grad():
         ours = net(*inputs.values())
     theirs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     return max(
-        float(np.abs(one.numpy() - other).max()) for one, other in zip(ours, theirs, strict=True)
+        float(np.abs(one.numpy() - other).max())
+        for one, other in zip(ours[:UNIT_OUTPUTS], theirs, strict=False)
     )
+
+
+def _masked_difference(
+    masked: Masked, inputs: dict[str, Tensor], session: onnxruntime.InferenceSession
+) -> float:
+    """That of the purified image alone, with the antibody of the p that ONNX Runtime found.
+
+    Half precision may tip an eigenface over a hard threshold, which is no fault of the export.
+    """
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    purified, probability = session.run(["purified", "probability"], feeds)
+    with torch.no_grad():
+        image, mode, uniform = inputs.values()
+        mask = masked.mask(torch.from_numpy(probability), mode, uniform)
+        ours = masked.net.space.decode(mask * masked.net.space.encode(image))
+    return float(np.abs(ours.numpy() - purified).max())
 
 
 def write_checked(data: bytes, path: str | Path, difference: float, limit: float) -> None:
@@ -252,6 +329,7 @@ def _halve(model: onnx.ModelProto) -> None:
     Convolutions stay as they are: onnx2torch wants their weights as plain initializers.
     """
     graph = model.graph
+    used = {name for node in graph.node for name in node.input}
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
@@ -261,6 +339,8 @@ def _halve(model: onnx.ModelProto) -> None:
         name = tensor.name
         half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+        if name not in used:
+            continue
         casts.append(
             onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from facepurify.train.distributed import Workers
 from facepurify.train.loop import Stateful
 
 __all__ = ["Optimiser"]
@@ -25,6 +26,7 @@ class Optimiser:
         rise: share of the run in which the rate rises.
         decay: of the weights.
         longest: gradients longer than this are cut to it; None for never.
+        workers: whose gradients are averaged.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class Optimiser:
         rise: float = 0.05,
         decay: float = 1e-4,
         longest: float | None = 1.0,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers or Workers()
         self._parameters = list(parameters)
         self._longest = longest
         self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay)
@@ -54,6 +58,7 @@ class Optimiser:
         """Goes one step down ``loss``."""
         self._optimizer.zero_grad()
         loss.backward()
+        self._workers.average(self._parameters)
         if self._longest is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._longest)
         self._optimizer.step()

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
-from facepurify.train.selector import LightSelector, PublishedSelector
+from facepurify.train.selector import AnalyzerSelector, LightSelector, PublishedSelector
 
-__all__ = ["SELECTORS", "PinNet", "expected_loss", "policy_gradient_loss", "sparsity_weight"]
+__all__ = [
+    "SELECTORS",
+    "PinNet",
+    "Selector",
+    "expected_loss",
+    "policy_gradient_loss",
+    "sparsity_weight",
+]
 
-SELECTORS: dict[str, type[LightSelector | PublishedSelector]] = {
+Selector = LightSelector | PublishedSelector | AnalyzerSelector
+SELECTORS: Mapping[str, type[Selector]] = {
     "light": LightSelector,
     "published": PublishedSelector,
 }
@@ -26,15 +37,17 @@ class PinNet(nn.Module):
     that of the noise in it, so the logit gets a learned multiple of the log of that energy.
     """
 
+    selectors: ClassVar[Mapping[str, type[Selector]]] = SELECTORS
+
     def __init__(self, basis: Basis, selector: str = "light") -> None:
         super().__init__()
         self.kind = selector
         self.space = ImmuneSpace(basis)
         count = self.space.count
-        chosen = SELECTORS[selector](count)
+        chosen = self.selectors[selector](count)
         self.selector = chosen
         self.evidence = nn.Parameter(torch.zeros(count))
-        self.suspicion = nn.Linear(SELECTORS[selector].code_size, 1)
+        self.suspicion = nn.Linear(chosen.code_size, 1)
         # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
         nn.init.constant_(chosen.logits.bias, 2.0)
 
@@ -43,11 +56,20 @@ class PinNet(nn.Module):
 
         The last is the suspicion that the image was attacked.
         """
+        return self.sense(x)[:3]
+
+    def sense(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What ``forward`` gives, and the selector's code [N, C]."""
         coefficients = self.space.encode(x)
-        code, logits = self.selector(x)
+        code, logits = self.analyse(x)
         energy = coefficients.square() / self.space.eigenvalues
         probability = torch.sigmoid(logits + self.evidence * torch.log(energy + 1e-3))
-        return coefficients, probability, self.suspicion(code).squeeze(1)
+        return coefficients, probability, self.suspicion(code).squeeze(1), code
+
+    def analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, 112, 112] to the selector's code [N, C] and its part of the logits [N, K]."""
+        code, logits = self.selector(x)
+        return code, logits
 
     forward = choose
 

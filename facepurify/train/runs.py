@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import load_run
@@ -33,10 +34,10 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
 
     Args:
         folder: of the run; made if it is not there.
-        method: "PIN", "UDDN" or "immune".
+        method: "PIN", "AIS", "UDDN" or "immune".
         **fields: what ``open_run`` builds the network from: for PIN ``eigenfaces`` (a path),
-            ``luma``, ``chroma`` and ``selector``, for UDDN ``size``, for the immune network
-            ``size`` and ``selector``; its eigenfaces lie in the run's folder.
+            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size``, for
+            the immune network ``size`` and ``selector``; its eigenfaces lie in the run's folder.
 
     Raises:
         DataError: the folder holds a run of another network.
@@ -73,6 +74,9 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
         if noted["method"] == "PIN" and noted["selector"] in SELECTORS:
             basis = Basis.load(noted["eigenfaces"]).first(noted["luma"], noted["chroma"])
             net = PinNet(basis, noted["selector"])
+        elif noted["method"] == "AIS" and noted["selector"] in ANALYZERS:
+            basis = Basis.load(noted["eigenfaces"]).first(noted["luma"], noted["chroma"])
+            net = AisNet(basis, noted["selector"], noted["memory"])
         elif noted["method"] == "UDDN" and noted["size"] in SIZES:
             net = UddnNet(noted["size"])
         elif noted["method"] == "immune" and noted["selector"] in SELECTORS:
@@ -82,8 +86,8 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
             raise ValueError(f"no network known of {noted}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"expected what `python -m facepurify.train pin`, `uddn` or `immune` notes in {path}, "
-            f'such as {{"method": "UDDN", "size": "light"}}, got {error!r}'
+            "expected what `python -m facepurify.train pin`, `ais`, `uddn` or `immune` notes in "
+            f'{path}, such as {{"method": "UDDN", "size": "light"}}, got {error!r}'
         ) from error
     load_run(net, folder)
     return net
@@ -121,6 +125,8 @@ def load_pin(source: str) -> PinNet:
 
 def method_of(net: PinNet | UddnNet) -> str:
     """The method's name, as runs and manifest have it."""
+    if isinstance(net, AisNet):
+        return "AIS"
     if isinstance(net, PinNet):
         return "PIN"
     return "immune" if isinstance(net, ImmuneNet) else "UDDN"

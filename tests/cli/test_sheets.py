@@ -71,7 +71,10 @@ def test_inspect_a_crop(run, crop_file, tiny_model, tmp_path):
     status, out, err = run(*arguments)
     assert (status, err) == (0, "")
     score = read_image(crop_file).pixels.mean() / 255
-    assert out == f"face 1: score {score:.3f}\ndrew 1 face(s) on {sheet}\n"
+    face, drawn = out.splitlines()
+    assert face.startswith(f"face 1: score {score:.3f}, antibody of ")
+    assert face.partition(" in ")[2].startswith("8 eigenfaces, certainty 0.")
+    assert drawn == f"drew 1 face(s) on {sheet}"
     assert read_image(sheet).pixels.shape[1] > 3 * 336
     status, _, err = run(*arguments)
     assert status == 1
@@ -86,7 +89,9 @@ def test_inspect_every_face_of_a_photo(run, photo, landmarks, detector, tiny_mod
     scores = [align(photo, face).mean() / 255 for face in landmarks]
     expected = [f"face {i}: score {s:.3f}" for i, s in enumerate(scores, start=1)]
     assert status == 0
-    assert out.splitlines() == [*expected, f"drew 6 face(s) on {sheet}"]
+    *faces, drawn = out.splitlines()
+    assert [face.partition(", antibody")[0] for face in faces] == expected
+    assert drawn == f"drew 6 face(s) on {sheet}"
 
 
 def test_inspect_refuses_what_it_cannot_read(run, tmp_path, tiny_model):

@@ -85,6 +85,8 @@ def test_resampling_moves_a_face_a_little() -> None:
     assert len({round(float(each), 2) for each in distance}) > 8
     assert float(mass.max() / mass.min()) > 1.1  # zoomed
     assert torch.equal(moved, (moved * 255).round() / 255)
+    pair = resample(spot.expand(2, 6, 112, 112), generator())
+    assert torch.equal(pair[:, :3], pair[:, 3:])  # all channels of an image move together
 
 
 def test_recompression_is_jpeg() -> None:

@@ -141,7 +141,7 @@ def test_commands_from_faces_to_a_purifier(
     exported = Path("pin.onnx").read_bytes()
     assert not any(trace in exported for trace in (b"site-packages", b"facepurify/train", b"File "))
     purifier = Purifier("pin.onnx")
-    assert purifier.info.masks == ("expected", "fixed", "sampled")
+    assert purifier.info.masks == ("expected", "fixed", "sampled", "threshold")
     assert purifier.info.K == 30
 
     space = ImmuneSpace(Basis.load("eigenfaces.npz").first(20, 10))
