@@ -187,7 +187,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("immune", _immune, "train denoiser and PIN's projection after it as one network")
     guides(sub)
-    sub.add_argument("--uddn", default="uddn", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument(
+        "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
+        help=f"to begin from; {' or '.join(SIZES)} for a new one",
+    )  # fmt: skip
     sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
     sub.add_argument("--run", default="runs/immune", metavar="DIR", help="checkpoint, log, curve")
     sub.add_argument("--attacks", default="attacks.npz")
@@ -478,15 +481,15 @@ def _uddn(options: argparse.Namespace) -> None:
 
 
 def _immune(options: argparse.Namespace) -> None:
-    denoiser, pin = load_uddn(options.uddn), load_pin(options.pin)
     recipe = _filled(UddnRecipe, options)
-    from_runs = Path(options.uddn).is_dir() and Path(options.pin).is_dir()
-    if not (recipe.settled or recipe.rehearse or from_runs):
+    new = options.uddn in SIZES
+    if not (new or recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
         raise OptionError(
             "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
-            f"{options.uddn} and {options.pin} without"
+            f"{options.uddn} without"
         )
-    net = ImmuneNet(denoiser, pin)
+    denoiser = UddnNet(options.uddn) if new else load_uddn(options.uddn)
+    net = ImmuneNet(denoiser, load_pin(options.pin))
     pack, guides = AttackPack.load(options.attacks), _load_guides(options)
     describe_immune(options.run, net)
     fit_uddn(

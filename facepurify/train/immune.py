@@ -50,6 +50,13 @@ class ImmuneNet(UddnNet):
         return coefficients, probability, suspicion
 
     @override
+    def train(self, mode: bool = True) -> ImmuneNet:
+        """PIN keeps the statistics that it was trained with: a shipped file has them folded in."""
+        super().train(mode)
+        self.pin.eval()
+        return self
+
+    @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to the same, purified, and the suspicion's logit [N]."""
         coefficients, probability, suspicion = self.choose(x)

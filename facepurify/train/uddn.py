@@ -11,7 +11,8 @@ from facepurify.errors import OptionError
 
 __all__ = ["SIZES", "LightUNet", "PublishedUNet", "UddnNet"]
 
-LIGHT = ((16, 1), (40, 1), (88, 2), (128, 2))
+LIGHT = ((32, 1), (48, 1), (88, 1), (128, 2))
+BLOCK = 3 * 2 * 2
 PUBLISHED = (64, 128, 256, 256, 256)
 
 
@@ -55,11 +56,13 @@ class UddnNet(nn.Module):
 
 
 class LightUNet(nn.Module):
-    """The U-Net that ships: 236 MMAC and 1.4 M parameters, in dense 3 x 3 convolutions.
+    """The U-Net that ships: dense 3 x 3 convolutions, most of them at a side of 56 and below.
 
-    Most of its work is at a side of 28 and below: it opens with a stride of 2 and closes with
-    blocks of 2 x 2 pixels, since a full-resolution layer waits for memory more than it computes.
-    Skips are added, not concatenated, and batch norm folds into the convolutions.
+    It sees and writes blocks of 2 x 2 pixels as 12 channels, since a full-resolution layer waits
+    for memory more than it computes. Noise differs from pixel to pixel, so what describes a block
+    must be wider than its 12 values, and the last layer sees the block itself once more: with 16
+    channels and without that, training stopped at 5 grey levels of noise left of 8. Skips
+    are added, not concatenated, and batch norm folds into the convolutions.
 
     Args:
         stages: (channels, residual blocks) at sides of 56, 28, 14 and 7 pixels; the way back
@@ -70,20 +73,21 @@ class LightUNet(nn.Module):
         super().__init__()
         self.bottleneck = stages[-1][0]
         down, grow, up = [], [], []
-        inputs = 3
+        inputs, stride = BLOCK, 1
         for width, depth in stages:
-            down.append(nn.Sequential(_unit(inputs, width, stride=2), *_blocks(width, depth)))
-            inputs = width
+            down.append(nn.Sequential(_unit(inputs, width, stride), *_blocks(width, depth)))
+            inputs, stride = width, 2
         for width, depth in reversed(stages[:-1]):
             grow.append(nn.Sequential(_linear(inputs, width, 1), nn.Upsample(scale_factor=2)))
             up.append(nn.Sequential(*_blocks(width, depth)))
             inputs = width
         self.down, self.grow, self.up = map(nn.ModuleList, (down, grow, up))
-        self.noise = _silent(nn.Conv2d(inputs, 3 * 4, 3, padding=1))
-        self.pixels = nn.PixelShuffle(2)
+        self.noise = _silent(nn.Conv2d(inputs + BLOCK, BLOCK, 3, padding=1))
+        self.blocks, self.pixels = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] in [-1, 1] to the negative noise, and the bottleneck's mean [N, C]."""
+        seen = x = self.blocks(x)
         laterals = []
         for stage in self.down:
             x = stage(x)
@@ -91,7 +95,7 @@ class LightUNet(nn.Module):
         bottleneck = x.mean(dim=(2, 3))
         for grow, blocks, lateral in zip(self.grow, self.up, laterals[-2::-1], strict=True):
             x = blocks(torch.relu(grow(x) + lateral))
-        return self.pixels(self.noise(x)), bottleneck
+        return self.pixels(self.noise(torch.cat([x, seen], dim=1))), bottleneck
 
 
 class PublishedUNet(nn.Module):
