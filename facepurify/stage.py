@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError, ModelOutputError
+from .demand import MAX_BATCH, MAX_DEMAND, demand_of, largest_batch
+from .errors import ModelContractError, ModelError, ModelOutputError
 from .images import Array
 from .inspection import antibody
 from .runtime import Session
@@ -80,6 +81,10 @@ class Stage:
         info: What it is.
         mask: The mask it runs with, None without an antibody.
         providers: Those it was opened with.
+        largest: Most images that it runs on at a time.
+
+    Raises:
+        ModelContractError: It would need too much memory, or ONNX Runtime refuses it.
     """
 
     def __init__(
@@ -100,6 +105,10 @@ class Stage:
             K=file.contract.eigenfaces,
         )
         self.mask = (mask or masks[0]) if masks else None
+        # What is shipped was checked when it was made, and its checksum holds.
+        self._stranger = None if file.entry else file.content
+        self.largest = MAX_BATCH if self._stranger is None else largest_batch(self._stranger)
+        self._within = {self.largest}
         session = Session(file.content, providers, threads)
         self.providers = session.providers
         self._session: Session | None = session
@@ -119,11 +128,13 @@ class Stage:
 
         Raises:
             ModelError: It was closed.
+            ModelContractError: It would need too much memory for a batch of this size.
             ModelOutputError: It failed, or gave no purified face.
         """
         session = self._session  # another thread may close in between
         if session is None:
             raise ModelError("expected an open purifier, got a closed one; make a new one")
+        self._check_demand(len(batch))
         feeds: dict[str, Array] = {"image": batch}
         if self.mask is not None:
             feeds["mask_mode"] = np.array([_MODES[self.mask]], np.int64)
@@ -142,6 +153,20 @@ class Stage:
         if score is not None:
             score = _checked("score", score, (count,))
         return Passed(purified, probability, mask, score)
+
+    def _check_demand(self, count: int) -> None:
+        """Refuse a batch that needs too much memory, before the first of its size.
+
+        A smaller batch than the largest may need more, where a graph computes with N.
+        """
+        if self._stranger is None or count in self._within:
+            return
+        if (demand := demand_of(self._stranger, count)) > MAX_DEMAND:
+            raise ModelContractError(
+                f"expected {self.info.name} to need at most {MAX_DEMAND} bytes of memory for "
+                f"{count} images, got {demand}"
+            )
+        self._within.add(count)
 
     def close(self) -> None:
         """Let go of the session."""
