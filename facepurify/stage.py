@@ -183,4 +183,4 @@ def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
             f"expected `{name}` finite and in [0, 1], got {low:g} to {high:g}; "
             "the model is broken, or was made for another range"
         )
-    return values.clip(0, 1)
+    return values if low >= 0 and high <= 1 else values.clip(0, 1)
