@@ -360,6 +360,8 @@ class Purifier:
             isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
         ):
             raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
+        if all(stage.mask != "sampled" for stage in self._stages):
+            return [None] * len(self._stages)  # a generator without a seed asks the system
         rng = np.random.default_rng(seed)
         return [stage.draw(rng) for stage in self._stages]
 

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from facepurify.errors import ModelContractError
+from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["recover_uddn"]
@@ -26,7 +27,7 @@ def recover_uddn(content: bytes) -> UddnNet:
     Raises:
         ModelContractError: it is no UDDN of ours.
     """
-    graph = onnx.load_model_from_string(content).graph
+    graph = widened(onnx.load_model_from_string(content)).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     layers = {}
     for node in graph.node:
