@@ -55,6 +55,7 @@ def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
 
 
 def main() -> int:
+    """Audit, print what was found and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", help="pip-audit, as it can be run")
     options = parser.parse_args()
