@@ -2,8 +2,10 @@
 
 A file of a few hundred bytes can ask for a tensor of gigabytes (ConstantOfShape, Tile, Resize …).
 So every tensor that its nodes make is added up, for the batch that is to be run, from the shapes
-that ONNX Runtime infers without running anything. The sum is above what a run holds at any time,
-in whatever order the nodes run; no option of ONNX Runtime caps a session on the CPU.
+that ONNX Runtime infers without running anything. The order in which nodes run does not matter to
+the sum. A few operators work on a copy or two of what goes through them (Softmax along another
+axis than the last, TopK), which it leaves out, so a run that is made to hold everything at once may
+take up to about three times as much.
 """
 
 from __future__ import annotations
