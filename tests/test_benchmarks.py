@@ -74,6 +74,11 @@ class TestSoak:
         assert growth([100, 500, *[100] * 48]) == 0  # a peak is no growth
         assert growth([200.0, 100.0]) == -50
 
+    def test_fifths(self):
+        fifths = script("soak").fifths
+        assert fifths([float(number) for number in range(50)]) == [4.5, 14.5, 24.5, 34.5, 44.5]
+        assert fifths([3.0, 2.0]) == [3.0, 2.0]
+
     def test_what_differs_is_told(self):
         numbers = iter(range(10**9))
         calls = {"same": lambda: b"", "other": lambda: str(next(numbers)).encode()}
