@@ -26,7 +26,7 @@ from facepurify import Purifier
 from facepurify.bench.latency import median_times
 from facepurify.files import atomic_path
 from facepurify.runtime import Session
-from facepurify.weights import read_manifest, read_model
+from facepurify.weights import read_manifest, read_model, split_chain
 
 SIDE = 1024  # of the square matrices that set the rate
 COPIED = 64 << 20  # bytes that each thread copies
@@ -95,16 +95,22 @@ def copying(threads: int) -> Callable[[], object]:
 
 def measure(name: str, batch: int, threads: int, repeats: int) -> dict[str, object]:
     """One row: the floor of a batch, and what it takes."""
-    content = read_model(name).content
-    model = onnx.load_from_string(content)
-    session = Session(content, threads=threads)
+    contents = [read_model(part).content for part in split_chain(name)]
+    models = [onnx.load_from_string(content) for content in contents]
+    sessions = [Session(content, threads=threads) for content in contents]
     purifier = Purifier(name, threads=threads)
     images = np.random.default_rng(0).integers(0, 256, (batch, 112, 112, 3), np.uint8)
-    feeds = {"image": images.transpose(0, 3, 1, 2) / np.float32(255)}
+    canonical = images.transpose(0, 3, 1, 2) / np.float32(255)
+
+    def run(_: object) -> None:
+        passed = canonical
+        for session in sessions:
+            (passed,) = session.run(["purified"], {"image": passed})
+
     product, copy = matrix_product(threads), copying(threads)
     times = median_times(
         {
-            "model": lambda _: session.run(["purified"], feeds),
+            "model": run,
             "call": lambda _: purifier.purify(images),
             "product": lambda _: product(),
             "copy": lambda _: copy(),
@@ -112,8 +118,9 @@ def measure(name: str, batch: int, threads: int, repeats: int) -> dict[str, obje
         images,
         repeats,
     )
-    work = multiply_adds(model, batch)
-    moved = sum(len(tensor.raw_data) for tensor in model.graph.initializer) + batch * IMAGE_BYTES
+    work = sum(multiply_adds(model, batch) for model in models)
+    weights = sum(len(t.raw_data) for model in models for t in model.graph.initializer)
+    moved = weights + len(models) * batch * IMAGE_BYTES
     rate = SIDE**3 / times["product"]
     bandwidth = 2 * COPIED * threads / times["copy"]
     floor = max(work / rate, moved / bandwidth)
@@ -130,19 +137,20 @@ def measure(name: str, batch: int, threads: int, repeats: int) -> dict[str, obje
         "call_ms": 1000 * times["call"],
         "model_over_floor": times["model"] / floor,
         "call_over_floor": times["call"] / floor,
+        "call_over_model": times["call"] / times["model"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", metavar="NAME|ONNX", help="repeat")
+    parser.add_argument("--model", action="append", metavar="NAME|ONNX", help="or a chain; repeat")
     parser.add_argument("--batch", action="append", type=int, help="repeat (1, 8, 32, 128)")
     parser.add_argument("--threads", action="append", type=int, help="repeat (1, 2)")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", metavar="JSON")
     options = parser.parse_args()
     rows = []
-    for name in options.model or list(read_manifest().models):
+    for name in options.model or [*read_manifest().models, "uddn+pin"]:
         for threads in options.threads or [1, 2]:
             for batch in options.batch or [1, 8, 32, 128]:
                 row = measure(name, batch, threads, options.repeats)

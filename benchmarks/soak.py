@@ -79,6 +79,13 @@ def growth(samples: Sequence[float]) -> float:
     return 100 * (median(samples[-fifth:]) / median(samples[:fifth]) - 1)
 
 
+def fifths(samples: Sequence[float]) -> list[float]:
+    """Median of each fifth of the samples: whether growth goes on, or came to an end."""
+    fifth = max(1, len(samples) // 5)
+    parts = [samples[start : start + fifth] for start in range(0, len(samples), fifth)]
+    return [median(part) for part in parts[:5]]
+
+
 def soak(
     calls: Mapping[str, Callable[[], bytes]], seconds: float, threads: int
 ) -> tuple[Counter[str], Counter[str], list[float]]:
@@ -143,6 +150,7 @@ def main() -> int:
                 "first": samples[0],
                 "last": samples[-1],
                 "highest": max(samples),
+                "fifths": fifths(samples),
             },
             "growth_percent": growth(samples),
             "limit_percent": options.limit,

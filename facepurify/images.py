@@ -133,10 +133,9 @@ def to_canonical(crops: Sequence[Array], color: Colour) -> NDArray[np.float32]:
     for crop, planes in zip(crops, batch, strict=True):
         if crop.ndim == 3:
             crop = (crop[..., ::-1] if color == "bgr" else crop).transpose(2, 0, 1)
+        planes[:] = crop
         if crop.dtype == np.uint8:
-            np.divide(crop, np.float32(255), out=planes)
-        else:
-            planes[:] = crop
+            planes /= np.float32(255)
     return batch
 
 
@@ -186,10 +185,10 @@ def store(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> Array:
         array([  0,   0,   2, 255], dtype=uint8)
     """
     if dtype == np.uint8:
-        values, high = np.rint(values), 255
+        values = np.rint(values)
+        stored: Array = np.clip(values, 0, 255, out=values).astype(dtype)
     else:
-        high = 1
-    stored: Array = np.clip(values, 0, high).astype(dtype)
+        stored = np.clip(values, 0, 1).astype(dtype, copy=False)
     return stored
 
 

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from .errors import ModelContractError
 
-__all__ = ["MAX_BYTES", "ModelContract", "TensorType", "read_constants", "read_contract"]
+__all__ = [
+    "MAX_BYTES",
+    "ModelContract",
+    "Probe",
+    "TensorType",
+    "probe_of",
+    "read_constants",
+    "read_contract",
+]
 
 MAX_BYTES = 64 << 20
 """Largest model file that is read, in bytes."""
@@ -32,6 +40,28 @@ _ELEMENT_NAMES = {_FLOAT: "float32", _INT64: "int64"}
 _DEFAULT_DOMAINS = (b"", b"ai.onnx")
 _ENDLESS = (b"Loop", b"Scan")  # they repeat as often as the file says
 _IMAGE_SHAPE = (3, 112, 112)
+CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "QLinearConv"})
+"""Operators that may unfold their input: a copy of it for each place of the kernel."""
+# What images are purified with, as far as its memory follows from the shapes of what goes in and
+# comes out (CONVOLUTIONS: and of the kernel). Not here: what holds graphs (If), what is random,
+# what works in steps that its shapes do not show (Einsum, LSTM, Attention, DFT).
+_OPERATORS = CONVOLUTIONS | frozenset(
+    """
+    Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape
+    Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf
+    Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid
+    HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu
+    Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QLinearMatMul
+    QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round
+    ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose
+    Trilu Unsqueeze Upsample Where Xor
+    """.split()  # noqa: SIM905 (a column of one name a line is no easier to read)
+)
 
 
 @dataclass(frozen=True)
@@ -79,12 +109,13 @@ class ModelContract:
 def read_contract(content: bytes) -> ModelContract:
     """Check a file against the ONNX contract of a purifier.
 
-    The contract: at most 64 MiB, one file, operators of the default domain only, no loops; an input
-    ``image`` and an output ``purified``, float32 [N, 3, 112, 112]; optional outputs
-    ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs ``mask_mode``
-    int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an initializer
-    backs them. One that can be searched gives ``coefficients`` float32 [N, K] and ``code``
-    float32 [N, C] too.
+    The contract: at most 64 MiB, one file, operators of the default domain only and of those only
+    what networks on images are made of (no loops, branches, functions, nor sparse tensors, which
+    unfold to any size); an input ``image`` and an output ``purified``, float32 [N, 3, 112, 112];
+    optional outputs ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs
+    ``mask_mode`` int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an
+    initializer backs them. One that can be searched gives ``coefficients`` float32 [N, K] and
+    ``code`` float32 [N, C] too.
 
     Args:
         content: The bytes of the file.
@@ -94,7 +125,8 @@ def read_contract(content: bytes) -> ModelContract:
 
     Raises:
         ModelContractError: Too large, truncated or not ONNX, external data, a custom domain or
-            a loop (in the graph, a subgraph or a function), or other inputs and outputs.
+            an operator that is not allowed (in the graph, a subgraph or a function), or other
+            inputs and outputs.
     """
     if len(content) > MAX_BYTES:
         raise ModelContractError(
@@ -107,11 +139,67 @@ def read_contract(content: bytes) -> ModelContract:
     return _check(model)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A model that shows all its tensors, to learn their shapes from a session of it.
+
+    Attributes:
+        content: The model, as bytes of ONNX. For each tensor ``x`` it has an output ``x`` and one
+            ``x of shape``, which has as many numbers as ``x`` has dimensions.
+        tensors: The tensors that nodes make, and the kernels of convolutions.
+        convolutions: Each one's operator, input, kernel and output.
+    """
+
+    content: bytes
+    tensors: tuple[str, ...]
+    convolutions: tuple[tuple[str, str, str, str], ...]
+
+
+def probe_of(content: bytes, batch: int) -> Probe:
+    """Rewrite a model that keeps the contract so that it shows its tensors.
+
+    Declared shapes are left out: they may lie.
+
+    Args:
+        content: The bytes of the file, which :func:`read_contract` has read.
+        batch: N, in place of the free dimension of ``image``.
+    """
+    reader = _Reader()
+    parts, graph, tensors, convolutions = [], [], ["image"], []
+    for number, value in reader.fields(memoryview(content), 0):
+        if number in (1, 8):  # version and operator sets
+            parts.append(_field(number, value))
+        elif number == 7:
+            for inner, part in reader.fields(_message(value), 1):
+                if inner == 1:
+                    operator, inputs, outputs = reader.operands(_message(part))
+                    tensors += outputs
+                    if operator in CONVOLUTIONS:
+                        place = 3 if operator == "QLinearConv" else 1
+                        if len(inputs) <= place or not outputs:
+                            raise ModelContractError(f"expected {operator} to have a kernel")
+                        tensors.append(inputs[place])
+                        convolutions.append((operator, inputs[0], inputs[place], outputs[0]))
+                if inner in (1, 2, 5) or (inner == 11 and not reader.is_image(_message(part))):
+                    graph.append(_field(inner, part))
+    tensors = list(dict.fromkeys(tensors))
+    dimensions = b"".join(_field(1, _field(1, size)) for size in (batch, *_IMAGE_SHAPE))
+    kind = _field(1, _field(1, _FLOAT) + _field(2, dimensions))
+    graph.append(_field(11, _field(1, b"image") + _field(2, kind)))
+    for name in (name.encode() for name in tensors):
+        ranks = name + b" of shape"
+        graph.append(_field(1, _field(1, name) + _field(2, ranks) + _field(4, b"Shape")))
+        graph += [_field(12, _field(1, shown)) for shown in (name, ranks) if shown != b"image"]
+    parts.append(_field(7, b"".join(graph)))
+    return Probe(b"".join(parts), tuple(tensors[1:]), tuple(convolutions))
+
+
 @dataclass
 class _Graph:
     """The declarations of the main graph, and what was met anywhere in the model."""
 
     opset: int | None = None
+    operators: set[str] = field(default_factory=set)
     inputs: dict[str, TensorType] = field(default_factory=dict)
     outputs: dict[str, TensorType] = field(default_factory=dict)
     initializers: set[str] = field(default_factory=set)
@@ -121,6 +209,11 @@ def _check(model: _Graph) -> ModelContract:
     """Hold the declarations against the contract."""
     if model.opset is None:
         raise ModelContractError("expected an import of the default operator set, got none")
+    if others := sorted(model.operators - _OPERATORS):
+        raise ModelContractError(
+            f"expected operators that networks on images are made of, got {', '.join(others)}; "
+            "export with plain ones, whose memory follows from their shapes"
+        )
     _expect(model.inputs, "input", "image", _FLOAT, (None, *_IMAGE_SHAPE))
     _expect(model.outputs, "output", "purified", _FLOAT, (None, *_IMAGE_SHAPE))
     required = sorted(model.inputs.keys() - model.initializers - {"image"})
@@ -172,9 +265,9 @@ def read_constants(content: bytes) -> dict[str, NDArray[Any]]:
     """
     reader = _Reader()
     data = memoryview(content)
-    graph = next(_message(value) for number, value in reader._fields(data, 0) if number == 7)
+    graph = next(_message(value) for number, value in reader.fields(data, 0) if number == 7)
     constants = {}
-    for number, value in reader._fields(graph, 1):
+    for number, value in reader.fields(graph, 1):
         if number == 5:
             name, array = reader.array(_message(value), 2)
             if array is not None:
@@ -215,16 +308,18 @@ class _Reader:
 
     def __init__(self) -> None:
         self._fields_left = _MAX_FIELDS
+        self._operators: set[str] = set()
 
     def model(self, data: memoryview) -> _Graph:
         graphs = []
-        result = _Graph()
-        for number, value in self._fields(data, 0):
+        result = _Graph(operators=self._operators)
+        functions = False
+        for number, value in self.fields(data, 0):
             if number == 7:
                 graphs.append(_message(value))
             elif number == 8:
                 domain, version = b"", 0
-                for key, part in self._fields(_message(value), 1):
+                for key, part in self.fields(_message(value), 1):
                     if key == 1:
                         domain = bytes(_message(part))
                     elif key == 2:
@@ -235,6 +330,9 @@ class _Reader:
                 raise ModelContractError("expected a model for inference, got training info")
             elif number == 25:
                 self._function(_message(value), 1)
+                functions = True
+        if functions:
+            raise ModelContractError("expected a model without functions; inline them")
         # protobuf would merge several graphs into one; no exporter writes that.
         if len(graphs) != 1:
             raise ModelContractError(f"expected an ONNX model of one graph, got {len(graphs)}")
@@ -243,7 +341,7 @@ class _Reader:
 
     def _graph(self, data: memoryview, depth: int, result: _Graph | None = None) -> None:
         """Walk a graph; note its declarations in ``result`` if it is the main one."""
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 1:
                 self._node(_message(value), depth + 1)
             elif number == 5:
@@ -260,7 +358,7 @@ class _Reader:
                 declared[name] = kind
 
     def _function(self, data: memoryview, depth: int) -> None:
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 7:
                 self._node(_message(value), depth + 1)
             elif number == 10:
@@ -268,19 +366,37 @@ class _Reader:
             elif number == 11:
                 self._attribute(_message(value), depth + 1)
 
+    def operands(self, data: memoryview) -> tuple[str, list[str], list[str]]:
+        """Return the operator of a node, its inputs and those of its outputs that have a name."""
+        operator, inputs, outputs = "", [], []
+        for number, value in self.fields(data, 2):
+            if number == 1:
+                inputs.append(_text(value))
+            elif number == 2 and value:
+                outputs.append(_text(value))
+            elif number == 4:
+                operator = _text(value)
+        return operator, inputs, outputs
+
+    def is_image(self, data: memoryview) -> bool:
+        """Tell whether a declared input is ``image``."""
+        return self._value_info(data, 2)[0] == "image"
+
     def _node(self, data: memoryview, depth: int) -> None:
-        for number, value in self._fields(data, depth):
-            if number == 4 and bytes(_message(value)) in _ENDLESS:
-                raise ModelContractError(
-                    f"expected a graph without loops, got {_text(value)}; unroll it"
-                )
-            if number == 5:
+        for number, value in self.fields(data, depth):
+            if number == 4:
+                if bytes(_message(value)) in _ENDLESS:
+                    raise ModelContractError(
+                        f"expected a graph without loops, got {_text(value)}; unroll it"
+                    )
+                self._operators.add(_text(value))
+            elif number == 5:
                 self._attribute(_message(value), depth + 1)
             elif number == 7:
                 _check_domain(_message(value), "an operator")
 
     def _attribute(self, data: memoryview, depth: int) -> None:
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number in (5, 10):
                 self._tensor(_message(value), depth + 1)
             elif number in (6, 11) and not isinstance(value, int):
@@ -289,14 +405,16 @@ class _Reader:
                 self._sparse(_message(value), depth + 1)
 
     def _sparse(self, data: memoryview, depth: int) -> None:
-        for number, value in self._fields(data, depth):
+        """Refuse external data first, then what it is: ONNX Runtime makes it dense."""
+        for number, value in self.fields(data, depth):
             if number in (1, 2):
                 self._tensor(_message(value), depth + 1)
+        raise ModelContractError("expected dense tensors, got a sparse one; save it as dense")
 
     def _tensor(self, data: memoryview, depth: int) -> str:
         """Refuse external data; return the tensor's name."""
         name = ""
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 8:
                 name = _text(value)
             elif number == 13 or (number == 14 and value != 0):
@@ -310,7 +428,7 @@ class _Reader:
         """A tensor's name and values; None for another type or way of writing it."""
         name, dtype, raw = "", None, None
         shape: list[int] = []
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 1:
                 shape += _packed(value)
             elif number == 2:
@@ -329,14 +447,14 @@ class _Reader:
 
     def _value_info(self, data: memoryview, depth: int) -> tuple[str, TensorType]:
         name, element, shape = "", 0, None
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 1:
                 name = _text(value)
             elif number == 2:
-                for kind, tensor in self._fields(_message(value), depth + 1):
+                for kind, tensor in self.fields(_message(value), depth + 1):
                     if kind != 1:
                         continue
-                    for key, part in self._fields(_message(tensor), depth + 2):
+                    for key, part in self.fields(_message(tensor), depth + 2):
                         if key == 1:
                             element = _integer(part)
                         elif key == 2:
@@ -345,15 +463,15 @@ class _Reader:
 
     def _shape(self, data: memoryview, depth: int) -> tuple[int | None, ...]:
         shape: list[int | None] = []
-        for number, value in self._fields(data, depth):
+        for number, value in self.fields(data, depth):
             if number == 1:
                 size: int | None = None
-                for key, part in self._fields(_message(value), depth + 1):
+                for key, part in self.fields(_message(value), depth + 1):
                     size = _integer(part) if key == 1 else None
                 shape.append(size)
         return tuple(shape)
 
-    def _fields(self, data: memoryview, depth: int) -> Iterator[tuple[int, int | memoryview]]:
+    def fields(self, data: memoryview, depth: int) -> Iterator[tuple[int, int | memoryview]]:
         """Yield (field number, value): an int for a varint, else the bytes of the value."""
         if depth > _MAX_DEPTH:
             raise ModelContractError(f"expected at most {_MAX_DEPTH} nested messages in a model")
@@ -380,6 +498,22 @@ class _Reader:
                 raise ModelContractError("expected a whole ONNX file, got a truncated one")
             yield number, data[position : position + size]
             position += size
+
+
+def _field(number: int, value: int | bytes | memoryview) -> bytes:
+    """Write one field: a varint for an int, else the bytes with their length."""
+    if isinstance(value, int):
+        return _number(number << 3 | _VARINT) + _number(value)
+    return _number(number << 3 | _BYTES) + _number(len(value)) + bytes(value)
+
+
+def _number(value: int) -> bytes:
+    """Write a number of 0 or more in base 128, the lowest digits first."""
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

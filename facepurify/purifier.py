@@ -38,8 +38,6 @@ __all__ = ["ModelInfo", "Purified", "Purifier"]
 Floats = NDArray[np.float32]
 Target = TypeVar("Target")
 
-_CHUNK = 64  # images a run of the session, so that memory is bounded
-
 
 @dataclass(frozen=True)
 class Purified:
@@ -124,6 +122,7 @@ class Purifier:
         )
         self._searches = search is not None
         self._usual: list[Floats | None] | None = None
+        self._chunk = min(stage.largest for stage in self._stages)  # images a run
         self._info = _joined_info([stage.info for stage in self._stages], masks)
         self._mask = next((stage.mask for stage in self._stages if stage.mask), None)
         self._arguments = {
@@ -288,7 +287,8 @@ class Purifier:
     def purify_canonical(self, batch: Floats, seed: int | None = None) -> Purified:
         """Purify a canonical batch: the one way through that everything else uses.
 
-        At most 64 images run at a time, so that memory is bounded.
+        At most 64 images run at a time (fewer where a file of your own needs much memory), so
+        that memory is bounded.
 
         Args:
             batch: float32 [N, 3, 112, 112], RGB, in [0, 1].
@@ -304,9 +304,8 @@ class Purifier:
         """
         check_canonical(batch)
         uniforms = self._draw(seed)
-        parts = [
-            self._run(part, uniforms) for part in np.split(batch, range(_CHUNK, len(batch), _CHUNK))
-        ]
+        places = range(self._chunk, len(batch), self._chunk)
+        parts = [self._run(part, uniforms) for part in np.split(batch, places)]
         return Purified(
             np.concatenate([part.images for part in parts]),
             _joined([part.probability for part in parts]),
@@ -365,8 +364,8 @@ class Purifier:
         self, crops: list[Array], color: Colour, uniforms: list[Floats | None]
     ) -> Iterator[_Face]:
         """Purify 112x112 crops, holding one chunk of canonical images at a time."""
-        for start in range(0, len(crops), _CHUNK):
-            part = crops[start : start + _CHUNK]
+        for start in range(0, len(crops), self._chunk):
+            part = crops[start : start + self._chunk]
             result = self._run(to_canonical(part, color), uniforms)
             for index, crop in enumerate(from_canonical(result.images, part, color)):
                 yield _Face(
@@ -402,6 +401,8 @@ class Purifier:
             raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
         if seed is None and self._usual is not None:
             return self._usual
+        if not self._searches and all(stage.mask != "sampled" for stage in self._stages):
+            return [None] * len(self._stages)  # a generator without a seed asks the system
         rng = np.random.default_rng(0 if seed is None and self._searches else seed)
         drawn = [stage.draw(rng) for stage in self._stages]
         if seed is None and self._searches:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError, ModelOutputError, OptionError
+from .demand import MAX_BATCH, MAX_DEMAND, demand_of, largest_batch
+from .errors import ModelContractError, ModelError, ModelOutputError, OptionError
 from .images import Array
 from .inspection import antibody
 from .memory import Memory
@@ -85,10 +86,12 @@ class Stage:
         info: What it is.
         mask: The mask it runs with, None without an antibody or with a search.
         providers: Those it was opened with.
+        largest: Most images that it runs on at a time.
 
     Raises:
         OptionError: The model gives nothing to search with.
-        ModelContractError: It gives too little.
+        ModelContractError: It gives too little, it would need too much memory, or ONNX Runtime
+            refuses it.
     """
 
     def __init__(
@@ -119,6 +122,10 @@ class Stage:
                 )
             length = file.contract.eigenfaces or 0
             self._search = Search(read_constants(file.content), length, search)
+        # What is shipped was checked when it was made, and its checksum holds.
+        self._stranger = None if file.entry else file.content
+        self.largest = MAX_BATCH if self._stranger is None else largest_batch(self._stranger)
+        self._within = {self.largest}
         session = Session(file.content, providers, threads)
         self.providers = session.providers
         self._session: Session | None = session
@@ -149,11 +156,13 @@ class Stage:
 
         Raises:
             ModelError: It was closed.
+            ModelContractError: It would need too much memory for a batch of this size.
             ModelOutputError: It failed, or gave no purified face.
         """
         session = self._session  # another thread may close in between
         if session is None:
             raise ModelError("expected an open purifier, got a closed one; make a new one")
+        self._check_demand(len(batch))
         feeds: dict[str, Array] = {"image": batch}
         names = self.info.outputs
         if self._search is not None:
@@ -180,6 +189,20 @@ class Stage:
         if score is not None:
             score = _checked("score", score, (count,))
         return Passed(purified, probability, mask, score)
+
+    def _check_demand(self, count: int) -> None:
+        """Refuse a batch that needs too much memory, before the first of its size.
+
+        A smaller batch than the largest may need more, where a graph computes with N.
+        """
+        if self._stranger is None or count in self._within:
+            return
+        if (demand := demand_of(self._stranger, count)) > MAX_DEMAND:
+            raise ModelContractError(
+                f"expected {self.info.name} to need at most {MAX_DEMAND} bytes of memory for "
+                f"{count} images, got {demand}"
+            )
+        self._within.add(count)
 
     def close(self) -> None:
         """Let go of the session."""
@@ -209,4 +232,4 @@ def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
             f"expected `{name}` finite and in [0, 1], got {low:g} to {high:g}; "
             "the model is broken, or was made for another range"
         )
-    return values.clip(0, 1)
+    return values if low >= 0 and high <= 1 else values.clip(0, 1)

@@ -34,6 +34,12 @@ def script(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def guide_model() -> Path:
+    """The shipped recognizer."""
+    return ROOT / "models" / "recognizer.onnx"
+
+
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", *map(str, arguments)],
@@ -67,6 +73,11 @@ class TestSoak:
         assert growth([100.0 + number for number in range(50)]) == pytest.approx(38.3, abs=0.1)
         assert growth([100, 500, *[100] * 48]) == 0  # a peak is no growth
         assert growth([200.0, 100.0]) == -50
+
+    def test_fifths(self):
+        fifths = script("soak").fifths
+        assert fifths([float(number) for number in range(50)]) == [4.5, 14.5, 24.5, 34.5, 44.5]
+        assert fifths([3.0, 2.0]) == [3.0, 2.0]
 
     def test_what_differs_is_told(self):
         numbers = iter(range(10**9))
@@ -177,6 +188,75 @@ class TestFloor:
         assert row["bound_by"] in ("arithmetic", "memory")
         assert row["megamacs_an_image"] == pytest.approx(3 * 8 / 1e6)
         assert row["model_over_floor"] == pytest.approx(row["model_ms"] / row["floor_ms"])
+
+
+class TestFloorOfAChain:
+    """Each stage counts."""
+
+    def test_a_run(self, tmp_path, tiny_model, invert_model):
+        out = tmp_path / "floor.json"
+        chain = f"{tiny_model}+{invert_model}"
+        arguments = ["--model", chain, "--batch", 2, "--threads", 1, "--repeats", 1]
+        done = run("floor", *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(out.read_text())["rows"]
+        assert row["megamacs_an_image"] == pytest.approx(3 * 8 / 1e6)
+        assert row["call_over_model"] == pytest.approx(row["call_ms"] / row["model_ms"])
+
+
+def test_latency(tmp_path, tiny_model, guide_model):
+    pytest.importorskip("torch", reason="needs torch")
+    out = tmp_path / "latency.json"
+    arguments = ["--recognizer", guide_model, "--purifier", tiny_model, "--no-published"]
+    for size in (1, 3):
+        arguments += ["--batch", size, "--threads", size]
+    done = run("latency", *arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    wheres = ["batch 1", "batch 3", "batch 1, 3 threads", "batch 3, 3 threads"]
+    assert list(record) == [f"{tiny_model}, recognizer, {where}" for where in wheres]
+    assert set(script("compare").ratios_of(record)) == set(record)
+
+
+class TestCompare:
+    """Ratios of two records."""
+
+    def test_a_worse_ratio_fails(self, tmp_path):
+        row = {"model": "pin", "batch": 1, "threads": 1, "model_ms": 1.0, "call_over_floor": 2.0}
+        paths = {}
+        for name, ratio, slow in (("old", 2.0, 1.0), ("same", 2.2, 90.0), ("worse", 2.4, 1.0)):
+            paths[name] = tmp_path / f"{name}.json"
+            changed = {**row, "call_over_floor": ratio, "model_ms": slow}
+            paths[name].write_text(json.dumps({"rows": [changed]}))
+        assert run("compare", paths["old"], paths["same"]).returncode == 0  # seconds do not count
+        failed = run("compare", paths["old"], paths["worse"])
+        assert failed.returncode == 1
+        assert "2.000 became 2.400, +20.0 %" in failed.stdout
+        assert run("compare", paths["old"], paths["worse"], "--limit", 25).returncode == 0
+
+    def test_times_of_a_purifier_and_its_rival(self):
+        compare = script("compare")
+        old = compare.ratios_of({"pin, recognizer, batch 1": {"pin": 1.0, "recognizer": 4.0}})
+        assert old == {"pin, recognizer, batch 1": 0.25}
+        assert compare.compare(old, {"pin, recognizer, batch 1": 0.2, "more": 9.0}, 5) == []
+        assert compare.compare(old, {}, 5) == ["pin, recognizer, batch 1: no longer measured"]
+        assert len(compare.compare(old, {"pin, recognizer, batch 1": float("nan")}, 5)) == 1
+
+    def test_the_recorded_ones_can_be_read(self):
+        compare = script("compare")
+        for method in ("pin", "uddn"):
+            path = ROOT / "benchmarks" / method / "latency.json"
+            ratios = compare.read(path)
+            assert len(ratios) >= 4
+            assert compare.compare(ratios, ratios, 0) == []
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"a": {"b": 1}}', '{"a": 1}'])
+    def test_what_is_no_record(self, tmp_path, content):
+        path = tmp_path / "x.json"
+        path.write_text(content)
+        done = run("compare", path, path)
+        assert done.returncode == 2
+        assert "DataError: expected a record" in done.stderr
 
 
 def test_folder(tmp_path, tiny_model):

@@ -83,6 +83,11 @@ def test_the_wheel_holds_the_package_and_the_weights_only(built):
     manifest = json.loads((ROOT / "models" / "manifest.json").read_text())
     for model in manifest["models"].values():
         assert {f"facepurify/models/{model['file']}", f"facepurify/models/{model['card']}"} <= names
+    # and no weights that the manifest does not know
+    entries = [*manifest["models"].values(), *manifest["recognizers"].values()]
+    known = {entry[key] for entry in entries for key in ("file", "card")} | {"manifest.json"}
+    weights = {Path(name).name for name in names if name.startswith("facepurify/models/")}
+    assert weights == known
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built):
@@ -170,6 +175,35 @@ def test_the_floors_are_explained():
     for name, (_, hole) in SOUND.items():
         number = hole.rpartition("-")[2]
         assert re.search(rf"# .*(?:CVE-\d+)?-{number}\b", text), (name, hole)
+
+
+AUDITED = {"name": "numpy", "version": "2.4.6", "vulns": []}
+HOLE = {"id": "PYSEC-1", "fix_versions": ["3.0"]}
+UNKNOWN = {"name": "numpy", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "told"),
+    [
+        ([AUDITED, UNKNOWN], 0, "1 packages without a known hole, 1 not found"),
+        ([AUDITED, {**AUDITED, "vulns": [HOLE]}], 1, "numpy 2.4.6: PYSEC-1, mended in 3.0"),
+        ([UNKNOWN, UNKNOWN], 0, "could not reach its database"),
+        (None, 0, "could not reach its database: no network"),
+    ],
+)
+def test_an_audit_that_could_not_look_does_not_say_all_is_well(tmp_path, report, status, told):
+    printed = "" if report is None else json.dumps({"dependencies": report})
+    program = tmp_path / "pip-audit"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nlines = open(sys.argv[-1]).read().split()\n"
+        "assert any(line.startswith('numpy==') for line in lines), lines\n"
+        f"sys.stderr.write('no network\\n')\nsys.stdout.write({printed!r})\n"
+    )
+    program.chmod(0o755)
+    command = [sys.executable, ROOT / ".ci" / "audit.py", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr
 
 
 def test_bill_of_materials_and_checksums(built, tmp_path):

@@ -47,6 +47,7 @@ from facepurify.train.loop import CHECKPOINT, load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.publish import Origin, publish_purifier, publish_recognizer
+from facepurify.train.quantise import WEIGHTS, quantise
 from facepurify.train.realign import Landmarks, realign
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
 from facepurify.train.runs import (
@@ -255,6 +256,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, ais, uddn or immune")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
+
+    sub = command("quantise", _quantise, "write a purifier with weights of fewer bits")
+    sub.add_argument("--model", default="pin", metavar="NAME|ONNX")
+    sub.add_argument("--weights", choices=WEIGHTS, default="float16")
+    sub.add_argument("--data", nargs="+", metavar="DIR", help="face folders, which int8 needs")
+    sub.add_argument("--cache", default=".faces", metavar="DIR", help="packed pixels")
+    sub.add_argument("-o", "--out", required=True, metavar="ONNX")
 
     sub = command("project", _project, "write a fixed projection as ONNX, to compare with")
     sub.add_argument("--eigenfaces", default="eigenfaces.npz")
@@ -608,6 +616,12 @@ def _export(options: argparse.Namespace) -> None:
         f"wrote {out}: {out.stat().st_size} bytes, largest difference to torch {difference:.2g}, "
         f"score threshold {threshold:.4f} at 1 % false alarms on held-out faces"
     )
+
+
+def _quantise(options: argparse.Namespace) -> None:
+    faces = load_faces(options.data, options.cache) if options.data else None
+    quantise(options.model, options.weights, options.out, faces)
+    print(f"wrote {options.out}: {Path(options.out).stat().st_size} bytes")
 
 
 def _project(options: argparse.Namespace) -> None:

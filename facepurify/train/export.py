@@ -222,7 +222,7 @@ def _masked_difference(
     with torch.no_grad():
         image, mode, uniform = inputs.values()
         mask = masked.mask(torch.from_numpy(probability), mode, uniform)
-        ours = masked.net.space.decode(mask * masked.net.space.encode(image))
+        ours = masked.net.space.decode(mask * masked.net.choose(image)[0])
     return float(np.abs(ours.numpy() - purified).max())
 
 

@@ -13,6 +13,7 @@ from facepurify.errors import ModelContractError
 from facepurify.train.basis import SIZE, Basis, Block
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
+from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["recover_pin", "recover_uddn"]
@@ -68,7 +69,7 @@ class _Graph:
     """The weights of an exported network under the names that it had in torch."""
 
     def __init__(self, content: bytes) -> None:
-        graph = onnx.load_model_from_string(content).graph
+        graph = widened(onnx.load_model_from_string(content)).graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.layers: Layers = {}
         self.indices: list[npt.NDArray[np.int64]] = []

@@ -15,6 +15,7 @@ from facepurify.errors import ModelContractError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.adapt import AdaptRecipe
 from facepurify.train.export import export_purifier
+from facepurify.train.quantise import quantise
 from facepurify.train.recover import recover_uddn
 from facepurify.train.uddn import UddnNet
 
@@ -47,6 +48,16 @@ def test_an_exported_denoiser_comes_back_and_can_learn(size: str, tmp_path: Path
     again.purify(x).mean().backward()
     gradients = [parameter.grad for name, parameter in again.named_parameters() if "unet" in name]
     assert all(gradient is not None for gradient in gradients)
+
+
+def test_one_of_half_precision_comes_back(tmp_path: Path) -> None:
+    net = trained()
+    export_purifier(net, tmp_path / "net.onnx")
+    quantise(tmp_path / "net.onnx", "float16", tmp_path / "half.onnx")
+    again = recover_uddn((tmp_path / "half.onnx").read_bytes())
+    x = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(again.purify(x), net.purify(x), atol=4e-3)
 
 
 def test_another_model_is_refused(tiny_model: Path) -> None:
