@@ -254,6 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "write a run's purifier as ONNX and calibrate its score")
     faces(sub)
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, ais, uddn or immune")
+    sub.add_argument("--denoiser", action="store_true", help="that of a run of immune, alone")
+    sub.add_argument("--half", action="store_true", help="keep the weights in half precision")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     _publishing(sub)
 
@@ -593,12 +595,18 @@ def _gnr(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     net = open_run(options.run)
+    if options.denoiser:
+        if not isinstance(net, ImmuneNet):
+            raise OptionError(f"expected a run of immune for --denoiser, got {method_of(net)}")
+        net = net.denoiser()
     method = method_of(net)
     critic, trained = None, Path(options.run) / CRITIC
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
         load_run(critic := _critic_of(net), trained)
     out = Path(options.out or f"{method.lower()}.onnx")
     difference = export_purifier(net, out, critic)
+    if options.half:
+        quantise(str(out), "float16", out)
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(out, faces)
     if options.publish:

@@ -40,6 +40,12 @@ class ImmuneNet(UddnNet):
         """What the denoised face is projected onto."""
         return self.pin.space
 
+    def denoiser(self) -> UddnNet:
+        """The denoiser alone, in evaluation mode; its weights are shared, not copied."""
+        alone = UddnNet(self.size)
+        alone.unet, alone.suspicion = self.unet, self.suspicion
+        return alone.eval()
+
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
 

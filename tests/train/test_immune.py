@@ -50,6 +50,19 @@ def immune(basis: Basis) -> ImmuneNet:
     return net
 
 
+def test_a_step_may_judge_the_denoiser_alone(
+    immune: ImmuneNet, pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    selector = immune.pin.selector.logits.weight.clone()
+    noise = immune.unet.noise.weight.clone()
+    fit_uddn(immune, pack, [guide, guide], UddnRecipe(steps=2, batch=2, direct=1), tmp_path)
+    assert torch.equal(immune.pin.selector.logits.weight, selector)
+    assert not torch.equal(immune.unet.noise.weight, noise)
+    x, _ = pack.images(torch.arange(2), mirrored=False)
+    with torch.no_grad():
+        assert torch.equal(immune.denoiser().purify(x), immune.denoise(x)[0])
+
+
 @pytest.fixture
 def images(faces: FaceSet) -> torch.Tensor:
     return torch.from_numpy(as_batch(faces.images[:3]))
@@ -188,10 +201,16 @@ def test_commands_to_a_purifier(
         ["export", *data, "--run", "runs/pin"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
+        ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
+        ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "alone.onnx"],
     ):
         assert main(arguments) == 0, arguments
     assert "fixed: " in capsys.readouterr().out
     assert {"purified", "probability", "score"} == set(Purifier("immune.onnx").info.outputs)
+    assert set(Purifier("alone.onnx").info.outputs) == {"purified", "score"}
+    assert 2 * Path("alone.onnx").stat().st_size < 1.02 * Path("uddn.onnx").stat().st_size
+    assert main(["export", *data, "--run", "runs/uddn", "--denoiser"]) == 1
+    assert "expected a run of immune" in capsys.readouterr().err
     adapt = ["adapt", *data, "--recognizer", str(guide_file), "--model", "immune.onnx"]
     assert (
         main([*adapt, "--minutes", "0.02", "--batch", "2", "--pairs", "4", "--attacked", "2"]) == 0
