@@ -13,7 +13,7 @@ from facepurify.train.loop import load_run
 from facepurify.train.uddn import UddnNet
 
 
-@pytest.mark.parametrize("size", ["light", "published"])
+@pytest.mark.parametrize("size", ["light", "wide", "published"])
 def test_untrained_it_changes_nothing_and_can_learn(size: str) -> None:
     torch.manual_seed(0)
     net = UddnNet(size).eval()
@@ -27,7 +27,7 @@ def test_untrained_it_changes_nothing_and_can_learn(size: str) -> None:
     assert float(gradient.abs().max()) > 0
 
 
-@pytest.mark.parametrize("size", ["light", "published"])
+@pytest.mark.parametrize("size", ["light", "wide", "published"])
 def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
     torch.manual_seed(0)
     net = UddnNet(size).eval()
@@ -62,7 +62,7 @@ def test_the_light_one_is_light() -> None:
 
 
 def test_another_size_and_another_networks_run(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="expected a size of light, published, got 'big'"):
+    with pytest.raises(OptionError, match="expected a size of light, wide, published, got 'big'"):
         UddnNet("big")
     torch.save({"parts": {"net": UddnNet("light").state_dict()}}, tmp_path / "checkpoint.pt")
     load_run(UddnNet("light"), tmp_path)
