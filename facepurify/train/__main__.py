@@ -279,6 +279,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model", action="append", default=[], metavar="NAME|ONNX", help="or a chain; repeat"
     )
+    sub.add_argument(
+        "--delivered", default="none", metavar="BASELINE",
+        help="what every probe goes through first, such as jpeg90",
+    )  # fmt: skip
     sub.add_argument("--pairs", type=int, default=1000, help="clean pairs of each kind")
     sub.add_argument("--attacked", type=int, default=200, help="attacked pairs of each kind")
     sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
@@ -652,7 +656,7 @@ def _choose(options: argparse.Namespace) -> None:
         for guide in _load_guides(options)
     ]
     basis = Basis.load(options.eigenfaces) if options.eigenfaces else None
-    choose(trials, basis, options.model, options.out)
+    choose(trials, basis, options.model, options.out, delivered=options.delivered)
 
 
 def _recognizer(options: argparse.Namespace) -> None:

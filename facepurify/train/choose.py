@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
+from facepurify.bench.defences import get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError
@@ -136,7 +137,12 @@ def held_out_trial(
 
 
 def choose(
-    trials: Sequence[Trial], basis: Basis | None, models: Sequence[str], folder: str | Path
+    trials: Sequence[Trial],
+    basis: Basis | None,
+    models: Sequence[str],
+    folder: str | Path,
+    *,
+    delivered: str = "none",
 ) -> None:
     """Judges purifiers, and fixed projections where there is a basis to project onto.
 
@@ -145,7 +151,13 @@ def choose(
         basis: of the fixed projections; None for none.
         models: what ``Purifier`` takes.
         folder: for ``choice.json`` and ``choice.png``.
+        delivered: what happens to every probe, attacked or not, before a purifier gets it: a
+            baseline of the benchmark such as "jpeg90", since most faces arrive as JPEG files.
+
+    Raises:
+        OptionError: there is no such baseline.
     """
+    arrive = get_defence(delivered).purify
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     candidates: dict[str, Purify] = {"none": lambda images: images}
@@ -156,13 +168,17 @@ def choose(
         purifier = Purifier(model)
         candidates[purifier.info.name] = on_arrays(purifier)
     results = {
-        name: {trial.recognizer.name: trial.judge(purify) for trial in trials}
+        name: {trial.recognizer.name: trial.judge(_after(arrive, purify)) for trial in trials}
         for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
     }
     with atomic_path(folder / "choice.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
     with atomic_path(folder / "choice.png") as temporary:
         _draw(results, temporary)
+
+
+def _after(arrive: Purify, purify: Purify) -> Purify:
+    return lambda images: purify(arrive(images))
 
 
 def _pixels(faces: FaceSet, indices: npt.NDArray[np.int_]) -> Floats:

@@ -181,6 +181,14 @@ def test_choice_is_drawn_from_held_out_faces(
     choice = ["choose", *data, "--guide", str(guide_file), "--pairs", "20", "--attacked", "6"]
     assert main([*choice, "--model", "pin", "--out", "alone"]) == 0
     assert list(json.loads(Path("alone/choice.json").read_text())) == ["none", "pin"]
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        module, "on_arrays", lambda purifier: lambda images: seen.append(images) or images
+    )
+    delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
+    assert main([*choice, *delivered]) == 0
+    assert len(seen) == 5  # clean probes, and two attacks of two goals
+    assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
     assert main([*choice, "--eigenfaces", "eigenfaces.npz"]) == 0
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]
