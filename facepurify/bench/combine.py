@@ -25,22 +25,13 @@ from facepurify.bench.report import render_markdown, write_text
 from facepurify.bench.results import Results, write_results
 from facepurify.bench.run import measure
 from facepurify.bench.shipped import HARDENED, RECOGNIZER
-from facepurify.bench.summary import aligned_table, headlines, interval, percent, warnings
+from facepurify.bench.summary import WORTH, aligned_table, headlines, warnings, worth
 from facepurify.errors import DataError, OptionError
 from facepurify.weights import read_manifest
 
 __all__ = ["main", "render_combinations"]
 
-HEADER = (
-    "protection",
-    "eps",
-    "genuine rejected",
-    "pairs",
-    "oblivious dodging",
-    "impersonation",
-    "adaptive dodging",
-    "impersonation",
-)
+HEADER = ("protection", "eps", *WORTH)
 FOOT = """
 Per cent. Genuine pairs rejected without an attack, and success of the worst attack with Wilson
 95 % intervals, at each recognizer's own threshold of FAR 1 %, set without a purifier. Oblivious:
@@ -76,12 +67,7 @@ def render_combinations(results: Results) -> str:
         (
             labels[line.clean.recognizer, line.clean.defence],
             f"{'L2 ' if line.norm == 'l2' else ''}{line.eps:g}",
-            percent(line.clean.frr),
-            line.pairs,
-            interval(line.oblivious.dodging),
-            interval(line.oblivious.impersonation),
-            interval(line.adaptive.dodging),
-            interval(line.adaptive.impersonation),
+            *worth(line),
         )
         for line in headlines(results)
     ]

@@ -23,6 +23,7 @@ from facepurify.bench.results import (
 )
 
 __all__ = [
+    "WORTH",
     "Headline",
     "Line",
     "Worst",
@@ -34,7 +35,17 @@ __all__ = [
     "percent",
     "rate",
     "warnings",
+    "worth",
 ]
+
+WORTH = (
+    "genuine rejected",
+    "pairs",
+    "oblivious dodging",
+    "impersonation",
+    "adaptive dodging",
+    "impersonation",
+)
 
 
 @dataclass(frozen=True)
@@ -211,4 +222,16 @@ def _worst(group: Iterable[Line], attackers: set[str]) -> Worst:
         )
         if rows
         else Worst(None, None)
+    )
+
+
+def worth(line: Headline) -> tuple[str, ...]:
+    """Write what a line costs and is worth, in the columns of ``WORTH``."""
+    return (
+        percent(line.clean.frr),
+        line.pairs,
+        interval(line.oblivious.dodging),
+        interval(line.oblivious.impersonation),
+        interval(line.adaptive.dodging),
+        interval(line.adaptive.impersonation),
     )

@@ -14,22 +14,13 @@ from pathlib import Path
 from facepurify.bench.plots import draw_trade
 from facepurify.bench.report import write_text
 from facepurify.bench.results import Results, read_results
-from facepurify.bench.summary import Headline, aligned_table, headlines, interval, percent
+from facepurify.bench.summary import WORTH, Headline, aligned_table, headlines, worth
 from facepurify.bench.table import RECORDS
 from facepurify.errors import DataError, OptionError
 
 __all__ = ["main", "render_trade", "traded"]
 
-HEADER = (
-    "purifier",
-    "eps",
-    "genuine rejected",
-    "pairs",
-    "oblivious dodging",
-    "impersonation",
-    "adaptive dodging",
-    "impersonation",
-)
+HEADER = ("purifier", "eps", *WORTH)
 
 
 def traded(runs: Iterable[Results], recognizer: str, purifiers: Sequence[str]) -> list[Headline]:
@@ -78,12 +69,7 @@ def render_trade(lines: Sequence[Headline]) -> str:
             (
                 line.clean.defence,
                 f"{line.eps:g}",
-                percent(line.clean.frr),
-                line.pairs,
-                interval(line.oblivious.dodging),
-                interval(line.oblivious.impersonation),
-                interval(line.adaptive.dodging),
-                interval(line.adaptive.impersonation),
+                *worth(line),
             )
             for line in sorted(lines, key=lambda line: (line.eps, line.clean.frr))
         ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis
-from facepurify.train.choose import EPS, Floats, Trial
+from facepurify.train.choose import EPS, Trial, on_tensors
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import DrawNoise, UddnRecipe, fit_uddn
 from facepurify.train.immune import ImmuneNet
@@ -36,7 +36,6 @@ from facepurify.train.uddn import UddnNet
 __all__ = ["ARMS", "ATTACKS", "Arm", "ablate", "arms_named", "render_ablation"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), MIM(steps=10), PGD(steps=10))
-CHUNK = 64
 STAGES = ("", "output", "input")
 
 
@@ -179,7 +178,7 @@ def ablate(
         )  # fmt: skip
         seconds = time.monotonic() - start
         rows[arm.name] = {
-            "changes": changed, "seconds": seconds, "judged": trial.judge(_on_arrays(net))
+            "changes": changed, "seconds": seconds, "judged": trial.judge(on_tensors(net.purify))
         }  # fmt: skip
         _write(study, folder)
     return study
@@ -239,16 +238,6 @@ def _pack(
     if not path.exists():
         make_pack(faces, guides, count, seed=seed).save(path)
     return AttackPack.load(path)
-
-
-def _on_arrays(net: UddnNet) -> Callable[[Floats], Floats]:
-    @torch.no_grad()
-    def purify(images: Floats) -> Floats:
-        parts = [net.purify(part) for part in torch.from_numpy(images).split(CHUNK)]
-        result: Floats = torch.cat(parts).contiguous().numpy()
-        return result
-
-    return purify
 
 
 def _write(study: dict[str, Any], folder: Path) -> None:

@@ -26,10 +26,11 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
-__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial", "on_arrays"]
+__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial", "on_arrays", "on_tensors"]
 
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
+CHUNK = 64
 ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=20))
 Floats = npt.NDArray[np.float32]
 Purify = Callable[[Floats], Floats]
@@ -214,16 +215,21 @@ def on_arrays(purifier: Purifier) -> Purify:
     return lambda images: purifier.purify_canonical(images).images
 
 
-def _fixed(basis: Basis, luma: int, chroma: int) -> Purify:
-    space = ImmuneSpace(basis.first(luma, chroma))
+def on_tensors(purify: Callable[[torch.Tensor], torch.Tensor]) -> Purify:
+    """The same, of a network."""
 
-    def purify(images: Floats) -> Floats:
-        with torch.no_grad():
-            parts = [space.decode(space.encode(x)) for x in torch.from_numpy(images).split(64)]
-        result: Floats = torch.cat(parts).numpy()
+    @torch.no_grad()
+    def run(images: Floats) -> Floats:
+        parts = [purify(part) for part in torch.from_numpy(images).split(CHUNK)]
+        result: Floats = torch.cat(parts).contiguous().numpy()
         return result
 
-    return purify
+    return run
+
+
+def _fixed(basis: Basis, luma: int, chroma: int) -> Purify:
+    space = ImmuneSpace(basis.first(luma, chroma))
+    return on_tensors(lambda images: space.decode(space.encode(images)))
 
 
 def _draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:

@@ -23,6 +23,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
+from facepurify.train.quantise import halve
 from facepurify.train.uddn import UddnNet
 
 __all__ = [
@@ -154,7 +155,7 @@ def _export_masked(
     model = to_onnx(masked, tuple(inputs.values()), list(inputs), outputs)
     for name, value in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
-    _halve(model)
+    halve(model, _is_large_matrix)
     _set_default(model, "mask_mode", mode.numpy())
     _set_default(model, "mask_uniform", uniform.numpy())
     session = _session(data := _checked(model))
@@ -272,7 +273,7 @@ def export_projection(basis: Basis, path: str | Path) -> None:
     """Writes the plain projection onto all eigenfaces of ``basis``, to compare selections with."""
     example = (torch.full((2, 3, 112, 112), 0.5),)
     model = to_onnx(_Projection(basis), example, ["image"], ["purified"])
-    _halve(model)
+    halve(model, _is_large_matrix)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -323,30 +324,9 @@ def to_onnx(
     return model
 
 
-def _halve(model: onnx.ModelProto) -> None:
-    """Keeps large matrices in half precision; a session casts them once, when it loads.
-
-    Convolutions stay as they are: onnx2torch wants their weights as plain initializers.
-    """
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
-            continue
-        if math.prod(tensor.dims) < HALVE_FROM:
-            continue
-        name = tensor.name
-        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
-        if name not in used:
-            continue
-        casts.append(
-            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
-        )
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+def _is_large_matrix(tensor: onnx.TensorProto) -> bool:
+    """Convolutions stay as they are: onnx2torch wants their weights as plain initializers."""
+    return len(tensor.dims) == 2 and math.prod(tensor.dims) >= HALVE_FROM
 
 
 def _set_default(model: onnx.ModelProto, name: str, value: npt.NDArray[Any]) -> None:

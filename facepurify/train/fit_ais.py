@@ -18,7 +18,7 @@ from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import add_noise, gaussian_noise, resample, sort_out
 from facepurify.train.distributed import Workers
 from facepurify.train.fresh import attack_now
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, sparsity_weight
 from facepurify.train.selection import GRADIENTS, Affinity, Shift, select
@@ -238,12 +238,12 @@ def fit_ais(
         attacker.follow(net)
         antibody = (probability > 0.5).float()
         loop.log(
-            affinity_clean=_mean(loss[kinds["clean"]]),
-            affinity_noisy=_mean(loss[kinds["noisy"]]),
-            affinity_attacked=_mean(loss[kinds["attacked"]]),
-            affinity_rehearsed=_mean(loss[kinds["rehearsed"]]),
-            sparsity_clean=_mean(antibody[kinds["clean"]].sum(dim=1)),
-            sparsity_hostile=_mean(antibody[hostile].sum(dim=1)),
+            affinity_clean=mean_or_nan(loss[kinds["clean"]]),
+            affinity_noisy=mean_or_nan(loss[kinds["noisy"]]),
+            affinity_attacked=mean_or_nan(loss[kinds["attacked"]]),
+            affinity_rehearsed=mean_or_nan(loss[kinds["rehearsed"]]),
+            sparsity_clean=mean_or_nan(antibody[kinds["clean"]].sum(dim=1)),
+            sparsity_hostile=mean_or_nan(antibody[hostile].sum(dim=1)),
             specificity=float(specificity(antibody)),
             mutation=float((probability.detach() - 0.5).abs().mean()),
             alarm=float(alarm.detach()),
@@ -284,7 +284,3 @@ def _seen(
     if bool(noisy.any()):
         seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
     return seen
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.detach().mean()) if len(values) else float("nan")

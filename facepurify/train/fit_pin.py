@@ -13,7 +13,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import gaussian_noise
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
 
@@ -126,14 +126,10 @@ def fit_pin(
         optimiser.step(loss)
         loop.log(
             published_loss=float(published.detach()),
-            shift_attacked=_mean(shift[is_attacked]),
-            shift_clean=_mean(shift[~is_attacked]),
-            active_attacked=_mean(probability[is_attacked].sum(dim=1)),
-            active_clean=_mean(probability[~is_attacked].sum(dim=1)),
+            shift_attacked=mean_or_nan(shift[is_attacked]),
+            shift_clean=mean_or_nan(shift[~is_attacked]),
+            active_attacked=mean_or_nan(probability[is_attacked].sum(dim=1)),
+            active_clean=mean_or_nan(probability[~is_attacked].sum(dim=1)),
             alarm=float(alarm.detach()),
         )
     net.eval()
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.detach().mean()) if len(values) else float("nan")

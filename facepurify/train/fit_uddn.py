@@ -26,7 +26,7 @@ from facepurify.train.corruption import (
 )
 from facepurify.train.fresh import attack_now
 from facepurify.train.guide import Guide
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.uddn import UddnNet
 
@@ -198,8 +198,8 @@ def fit_uddn(
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
         optimiser.step(distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm)
         loop.log(
-            distance_attacked=_mean(distance[chosen]),
-            distance_clean=_mean(distance[kinds["clean"]]),
+            distance_attacked=mean_or_nan(distance[chosen]),
+            distance_clean=mean_or_nan(distance[kinds["clean"]]),
             direct=float(direct),
             psnr_clean=_psnr(purified[kinds["clean"]], seen[kinds["clean"]]),
             pixel=float(pixel.detach()),
@@ -267,10 +267,6 @@ def _chance(share: float, generator: torch.Generator) -> bool:
 
 def _draw(count: int, share: float, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator) < share
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.detach().mean()) if len(values) else float("nan")
 
 
 def _psnr(images: Tensor, wanted: Tensor) -> float:

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.errors import DataError, OutputExistsError
 from facepurify.files import atomic_path
 
-__all__ = ["CHECKPOINT", "Loop", "Stateful", "load_run"]
+__all__ = ["CHECKPOINT", "Loop", "Stateful", "load_run", "mean_or_nan"]
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 100
@@ -157,3 +157,8 @@ def load_run(net: nn.Module, folder: str | Path) -> None:
     """
     _restored(Path(folder), {"net": net})
     net.eval()
+
+
+def mean_or_nan(values: Tensor) -> float:
+    """The mean of what a log is to show; NaN, which a curve leaves out, of nothing at all."""
+    return float(values.detach().mean()) if len(values) else float("nan")

@@ -5,7 +5,9 @@ What is written is an ordinary file of the contract, of standard operators only.
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from facepurify.onnxfile import read_contract
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.weights import read_model
 
-__all__ = ["WEIGHTS", "quantise", "widened"]
+__all__ = ["WEIGHTS", "halve", "quantise", "widened"]
 
 WEIGHTS = ("float16", "int8")
 """``float16`` stores weights in half precision and computes as before; ``int8`` also stores and
@@ -53,7 +55,15 @@ def quantise(
         if faces is None:
             raise DataError("expected faces to set the ranges of int8 by; give --data")
         graph = _computed_in_int8(graph, faces)
-    _halve(graph)
+    defaults = {given.name for given in graph.graph.input}
+    halve(
+        graph,
+        lambda tensor: (
+            tensor.name not in defaults
+            and len(tensor.dims) >= 2
+            and math.prod(tensor.dims) >= SMALLEST
+        ),
+    )
     content = graph.SerializeToString(deterministic=True)
     read_contract(content)
     onnx.checker.check_model(graph, full_check=True)
@@ -73,22 +83,23 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _halve(model: onnx.ModelProto) -> None:
-    """Stores large weights in half precision, and casts them; a session does that when it loads."""
-    defaults = {given.name for given in model.graph.input}
+def halve(model: onnx.ModelProto, chosen: Callable[[onnx.TensorProto], bool]) -> None:
+    """Stores weights in half precision, and casts them; a session does that when it loads.
+
+    Args:
+        model: changed in place.
+        chosen: which float32 initializers.
+    """
+    used = {name for node in model.graph.node for name in node.input}
     nodes = []
     for tensor in model.graph.initializer:
         name = tensor.name
-        if (
-            name in defaults
-            or tensor.data_type != onnx.TensorProto.FLOAT
-            or len(tensor.dims) < 2
-            or np.prod(tensor.dims) < SMALLEST
-        ):
+        if tensor.data_type != onnx.TensorProto.FLOAT or not chosen(tensor):
             continue
         half = numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        nodes.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+        if name in used:
+            nodes.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
     nodes += list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)

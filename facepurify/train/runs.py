@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
@@ -27,6 +28,7 @@ __all__ = [
 
 MODEL = "model.json"
 EIGENFACES = "eigenfaces.npz"
+Net = TypeVar("Net", PinNet, UddnNet)
 
 
 def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
@@ -102,10 +104,7 @@ def load_uddn(source: str) -> UddnNet:
     """
     if not Path(source).is_dir():
         return recover_uddn(read_model(source).content)
-    net = open_run(source)
-    if type(net) is not UddnNet:
-        raise DataError(f"expected a run of uddn, got one of {method_of(net)}: {source}")
-    return net
+    return _run_of(UddnNet, "uddn", source)
 
 
 def load_pin(source: str) -> PinNet:
@@ -117,9 +116,14 @@ def load_pin(source: str) -> PinNet:
     """
     if not Path(source).is_dir():
         return recover_pin(read_model(source).content)
+    return _run_of(PinNet, "pin", source)
+
+
+def _run_of(kind: type[Net], name: str, source: str) -> Net:
+    """A run of this very kind: AIS is a PIN and immune a UDDN, but begins elsewhere."""
     net = open_run(source)
-    if not isinstance(net, PinNet):
-        raise DataError(f"expected a run of pin, got one of {method_of(net)}: {source}")
+    if type(net) is not kind:
+        raise DataError(f"expected a run of {name}, got one of {method_of(net)}: {source}")
     return net
 
 
