@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,10 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.train.arrays import read_arrays
+from facepurify.train.delivery import with_history
 from facepurify.train.faces import FaceSet
 
-__all__ = ["KINDS", "STRENGTHS", "AttackPack", "make_pack", "turned"]
+__all__ = ["KINDS", "STRENGTHS", "AttackPack", "Batch", "make_pack", "turned"]
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 KINDS = {"fgsm": 0.25, "pgd": 0.4, "mim": 0.2, "dim": 0.15}
@@ -61,6 +62,14 @@ class AttackPack:
             for array in (self.clean, self.attacked)
         )
         return (clean.flip(3), attacked.flip(3)) if mirrored else (clean, attacked)
+
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        """A training step's faces, mirrored all or none, of mixed histories."""
+        rows = torch.randint(len(self), (count,), generator=generator)
+        mirrored = bool(torch.randint(2, (), generator=generator))
+        return Batch(
+            rows, mirrored, *with_history(*self.images(rows, mirrored=mirrored), generator)
+        )
 
     def embedded(self, guide: int, rows: Tensor, *, mirrored: bool) -> Tensor:
         """What one guide sees in the clean faces that ``images`` gives: [n, d], unit."""
@@ -114,6 +123,15 @@ class AttackPack:
         each = tuple(f"embeddings{i}" for i in range(len(guides)))
         embeddings = tuple(read_arrays(path, each, "attacks"))
         return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()))
+
+
+class Batch(NamedTuple):
+    """Faces of a pack: which, mirrored or not, clean and attacked [n, 3, 112, 112] in [0, 1]."""
+
+    rows: Tensor
+    mirrored: bool
+    clean: Tensor
+    attacked: Tensor
 
 
 def make_pack(

@@ -74,9 +74,7 @@ def fit_autoencoder(
     parts = {"net": net, **optimiser.parts}
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for _, generator in loop:
-        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirrored = bool(torch.randint(2, (), generator=generator))
-        clean, attacked = pack.images(rows, mirrored=mirrored)
+        _, _, clean, attacked = pack.draw(recipe.batch, generator)
         is_clean = torch.rand(len(clean), generator=generator) < recipe.clean
         seen = torch.where(is_clean.view(-1, 1, 1, 1), clean, attacked)
         purified = net(seen.contiguous(memory_format=torch.channels_last))

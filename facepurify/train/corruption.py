@@ -1,34 +1,25 @@
-"""What happens to faces that is no attack: noise, resampling, compression.
-
-A denoiser that never sees it learns the marks of a few attacks only, or takes the marks of a file
-format for those of an honest face.
-"""
+"""Noise that is no attack: a denoiser that never sees it learns the marks of a few attacks only."""
 
 from __future__ import annotations
 
 import math
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facepurify.bench.attacks.base import per_image
 from facepurify.train.attack_pack import STRENGTHS
+from facepurify.train.delivery import as_file
 
 __all__ = [
     "add_noise",
     "band_noise",
     "draw_strengths",
     "gaussian_noise",
-    "recompress",
-    "resample",
     "sort_out",
 ]
 
 PUBLISHED = 0.04
-DEGREES, ZOOM, SHIFT = 10.0, 0.15, 2.0
-QUALITIES = (60, 98)
 
 
 def sort_out(count: int, shares: dict[str, float], generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,53 +85,4 @@ def band_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
 
 def add_noise(clean: Tensor, noise: Tensor) -> Tensor:
     """The image with noise on it, as an 8-bit file delivers it."""
-    return _as_file(clean + noise)
-
-
-def resample(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned, zoomed and shifted a little, as alignment resamples a face of a photo.
-
-    It wipes out the grid that JPEG leaves. Turns of at most 10 degrees, zooms of 15 per cent,
-    shifts of 2 pixels, each drawn evenly for each image; beyond the border lies its mirror image.
-
-    Args:
-        images: [N, C, H, W] in [0, 1]; all channels of an image move together.
-        generator: of the draws.
-
-    Returns:
-        The same shape, rounded to 8 bits.
-    """
-    draw = 2 * torch.rand(4, len(images), generator=generator) - 1
-    angle, zoom = draw[0] * math.radians(DEGREES), 1 + draw[1] * ZOOM
-    across, down = draw[2:] * 2 * SHIFT / images.shape[-1]
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    matrix = torch.stack([cos, -sin, across, sin, cos, down], dim=1).view(-1, 2, 3)
-    grid = nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    warped = nn.functional.grid_sample(
-        images, grid, mode="bicubic", padding_mode="reflection", align_corners=False
-    )
-    return _as_file(warped)
-
-
-def recompress(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Through JPEG and back, at a quality from 60 to 98 drawn evenly for each image.
-
-    Args:
-        images: [N, 3, H, W] RGB in [0, 1].
-        generator: of the draws.
-
-    Returns:
-        The same shape.
-    """
-    low, high = QUALITIES
-    drawn = torch.randint(low, high + 1, (len(images),), generator=generator).tolist()
-    files = (255 * images).round().byte().permute(0, 2, 3, 1).flip(3).contiguous().numpy()
-    out = np.empty_like(files)
-    for number, quality in enumerate(drawn):  # OpenCV takes one image a call
-        _, encoded = cv2.imencode(".jpg", files[number], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out[number] = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return torch.from_numpy(out).flip(3).permute(0, 3, 1, 2).float() / 255
-
-
-def _as_file(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round() / 255
+    return as_file(clean + noise)

@@ -15,7 +15,8 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import AisNet, specificity
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.corruption import add_noise, gaussian_noise, resample, sort_out
+from facepurify.train.corruption import add_noise, gaussian_noise, sort_out
+from facepurify.train.delivery import recompress_some
 from facepurify.train.distributed import Workers
 from facepurify.train.fresh import attack_now
 from facepurify.train.loop import Loop, mean_or_nan
@@ -53,7 +54,7 @@ class AisRecipe:
         attacker: of the rehearsal: "mixed" is PGD of both goals and the pack's strengths,
             "published" one FGSM step of 5.1/255 away from the clean embedding.
         depth: steps of the mixed attacker; 0 for 1 to 3 at random.
-        resampled: share of the steps whose faces are resampled first, attacked ones too.
+        recompressed: share of all images, attacked or not, that go through JPEG last.
     """
 
     steps: int = 1500
@@ -71,7 +72,7 @@ class AisRecipe:
     rehearsed: float = 0.3
     attacker: str = "mixed"
     depth: int = 0
-    resampled: float = 0.4
+    recompressed: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -81,11 +82,11 @@ class AisRecipe:
             if value not in known:
                 raise OptionError(f"expected {name} {', '.join(known)}, got {value!r}")
         shares = (self.clean, self.noisy, self.rehearsed)
-        parts = (self.warmup, self.resampled)
+        parts = (self.warmup, self.recompressed)
         if min(shares) < 0 or sum(shares) > 1 or not all(0 <= part <= 1 for part in parts):
             raise OptionError(
                 "expected shares clean, noisy and rehearsed of 0 or more, 1 together at most, "
-                f"and warmup and resampled from 0 to 1, got {shares} and {parts}"
+                f"and warmup and recompressed from 0 to 1, got {shares} and {parts}"
             )
         least = 2 if self.gradient == "exact+loo" else 1
         if self.clones < least or self.depth < 0 or self.batch < 2:
@@ -208,14 +209,8 @@ def fit_ais(
     for step, generator in loop:
         which = step % len(guides)
         embed = _embed_of(guides[which], device)
-        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirrored = bool(torch.randint(2, (), generator=generator))
-        clean, packed = pack.images(rows, mirrored=mirrored)
+        rows, mirrored, clean, packed = pack.draw(recipe.batch, generator)
         wanted = pack.embedded(places[which], rows, mirrored=mirrored).to(device)
-        if float(torch.rand((), generator=generator)) < recipe.resampled:
-            clean, packed = resample(torch.cat([clean, packed], dim=1), generator).chunk(2, dim=1)
-            with torch.no_grad():
-                wanted = embed(clean.to(device))
         warm = step < recipe.warmup * recipe.steps
         kinds = _kinds(recipe, generator, warm=warm)
         seen = _seen(clean, packed, kinds, generator).to(device)
@@ -223,6 +218,7 @@ def fit_ais(
         chosen = kinds["rehearsed"]
         if bool(chosen.any()):
             seen[chosen] = attacker.attack(embed, clean[chosen], wanted[chosen], recipe, generator)
+        seen = recompress_some(seen, recipe.recompressed, generator)
         coefficients, probability, suspicion, code = net.sense(seen)
         with torch.no_grad():
             target = net.space.encode(clean)

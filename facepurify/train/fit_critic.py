@@ -93,9 +93,7 @@ def fit_critic(
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for step, generator in loop:
         which = step % len(guides)
-        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirrored = bool(torch.randint(2, (), generator=generator))
-        clean, attacked = pack.images(rows, mirrored=mirrored)
+        rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         kept = torch.rand(recipe.batch, generator=generator) < recipe.clean
         with torch.no_grad():
             sensed = net.sense(torch.where(kept.view(-1, 1, 1, 1), clean, attacked))

@@ -13,6 +13,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import gaussian_noise
+from facepurify.train.delivery import recompress_some
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
@@ -36,6 +37,7 @@ class PinRecipe:
         identity: weight of 1 - cos between the guides' embeddings of the purified and clean image.
         clean: share of each batch that is left clean.
         noisy: share that gets the published Gaussian noise; the rest is attacked.
+        recompressed: share of all images, attacked or not, that go through JPEG last.
         gradient: "expected" (exact) or "policy" (published REINFORCE, 30 masks an image).
     """
 
@@ -48,11 +50,14 @@ class PinRecipe:
     identity: float = 1.0
     clean: float = 0.3
     noisy: float = 0.1
+    recompressed: float = 0.3
     gradient: str = "expected"
 
     def __post_init__(self) -> None:
         if self.gradient not in ("expected", "policy"):
             raise OptionError(f"expected gradient expected or policy, got {self.gradient!r}")
+        if not 0 <= self.recompressed <= 1:
+            raise OptionError(f"expected recompressed from 0 to 1, got {self.recompressed}")
 
 
 def corrupt(
@@ -104,10 +109,9 @@ def fit_pin(
     parts = {"net": net, **optimiser.parts}
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for step, generator in loop:
-        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirrored = bool(torch.randint(2, (), generator=generator))
-        clean, attacked = pack.images(rows, mirrored=mirrored)
+        rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         seen, is_attacked = corrupt(clean, attacked, recipe, generator)
+        seen = recompress_some(seen, recipe.recompressed, generator)
         coefficients, probability, suspicion = net(seen)
         with torch.no_grad():
             target = net.space.encode(clean)

@@ -20,10 +20,9 @@ from facepurify.train.corruption import (
     band_noise,
     draw_strengths,
     gaussian_noise,
-    recompress,
-    resample,
     sort_out,
 )
+from facepurify.train.delivery import recompress_some
 from facepurify.train.fresh import attack_now
 from facepurify.train.guide import Guide
 from facepurify.train.loop import Loop, mean_or_nan
@@ -53,9 +52,6 @@ class UddnRecipe:
         noisy: share that gets Gaussian noise.
         band: share that gets noise of a random band of frequencies.
         generated: share that gets noise of GNR; the rest is attacked.
-        resampled: share of the faces not attacked that are turned, zoomed and shifted a little:
-            the pack's are as their JPEG files have them, and "has no trace of JPEG" must not
-            come to mean "was attacked".
         recompressed: share of all images, attacked or not, that go through JPEG last.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
@@ -77,8 +73,7 @@ class UddnRecipe:
     noisy: float = 0.05
     band: float = 0.1
     generated: float = 0.0
-    resampled: float = 0.5
-    recompressed: float = 0.2
+    recompressed: float = 0.3
     fresh: float = 0.0
     redraw: float = 0.0
     rehearse: int = 0
@@ -96,13 +91,11 @@ class UddnRecipe:
                 "expected shares clean, noisy, band and generated of 0 or more, 1 together at "
                 f"most, got {shares}"
             )
-        if not (0 <= self.resampled <= 1 and 0 <= self.recompressed <= 1):
+        if not (0 <= self.recompressed <= 1 and 0 <= self.direct <= 1):
             raise OptionError(
-                "expected resampled and recompressed from 0 to 1, "
-                f"got {self.resampled} and {self.recompressed}"
+                "expected recompressed and direct from 0 to 1, "
+                f"got {self.recompressed} and {self.direct}"
             )
-        if not 0 <= self.direct <= 1:
-            raise OptionError(f"expected direct from 0 to 1, got {self.direct}")
         if not (0 <= self.fresh <= 1 and 0 <= self.redraw <= 1 and self.rehearse >= 0):
             raise OptionError(
                 "expected fresh and redraw from 0 to 1 and rehearse of 0 or more, "
@@ -155,9 +148,7 @@ def fit_uddn(
     for step, generator in loop:
         which = step % len(guides)
         guide = guides[which]
-        rows = torch.randint(len(pack), (recipe.batch,), generator=generator)
-        mirrored = _chance(0.5, generator)
-        clean, attacked = pack.images(rows, mirrored=mirrored)
+        rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         target = pack.embedded(which, rows, mirrored=mirrored)
         embed: Embed = guide.embed
         fresh = _chance(recipe.fresh, generator)
@@ -171,20 +162,13 @@ def fit_uddn(
             generator,
         )
         chosen = kinds["attacked"]
-        moved = ~chosen & _draw(len(clean), recipe.resampled, generator)
-        if bool(moved.any()):
-            clean[moved] = resample(clean[moved], generator)
-            with torch.no_grad():
-                target[moved] = embed(clean[moved])
         if fresh and bool(chosen.any()):
             whole = _through(net, embed) if recipe.rehearse else embed
             attacked[chosen] = attack_now(
                 whole, clean[chosen], target[chosen], generator, recipe.rehearse
             )
         seen = _seen(clean, attacked, kinds, draw_noise, generator)
-        stored = _draw(len(seen), recipe.recompressed, generator)
-        if bool(stored.any()):
-            seen[stored] = recompress(seen[stored], generator)
+        seen = recompress_some(seen, recipe.recompressed, generator)
         direct = _chance(recipe.direct, generator)
         purify = net.denoise if direct else net
         purified, suspicion = purify(seen.contiguous(memory_format=torch.channels_last))
@@ -263,10 +247,6 @@ def _seen(
 
 def _chance(share: float, generator: torch.Generator) -> bool:
     return float(torch.rand((), generator=generator)) < share
-
-
-def _draw(count: int, share: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator) < share
 
 
 def _psnr(images: Tensor, wanted: Tensor) -> float:
