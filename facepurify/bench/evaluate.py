@@ -2,9 +2,10 @@
 
 For each recognizer the threshold is set at FAR 1 % on all clean pairs without a purifier, then
 kept. The probes of the chosen pairs are attacked; each defence then sees clean and attacked probes,
-and what the recognizer makes of them is counted. Four attackers:
+and what the recognizer makes of them is counted. Five attackers:
 
 - oblivious: knows the recognizer and the gallery, not the defence;
+- stored: the same, whose work arrives as a file of another format (JPEG);
 - transfer: the same, made on another recognizer;
 - query: sees only what comes out of the defended recognizer (Square);
 - adaptive: goes through the defence (:mod:`facepurify.bench.adaptive`).
@@ -32,6 +33,7 @@ from facepurify.bench.results import (
     ADAPTIVE,
     OBLIVIOUS,
     QUERY,
+    STORED,
     TRANSFER,
     AttackRow,
     CleanRow,
@@ -66,6 +68,8 @@ class Protocol:
         adaptive_limit: Pairs of each kind, the first of those, for the query and adaptive rows.
         policy: "probe": the defence sees the probe only; "both": the gallery too.
         seed: Chooses the pairs, and all randomness of the attacks.
+        storage: What an oblivious attacker's images go through on their way: a baseline such as
+            JPEG, which rounds to 8 bits; None for nothing.
         distances: Whether to look for the smallest change that succeeds, too.
     """
 
@@ -77,6 +81,7 @@ class Protocol:
     adaptive_limit: int
     policy: Policy
     seed: int
+    storage: Defence | None = None
     distances: bool = False
 
     def __post_init__(self) -> None:
@@ -102,6 +107,7 @@ class Protocol:
             "adaptive attack": "; ".join(ADAPTIVE_ATTACKS[norm].key() for norm in self.norms),
             "eps": ", ".join(f"{eps:g}" for eps in self.eps),
             "eps in L2": ", ".join(f"{eps:g}" for eps in self.eps_l2),
+            "stored as": "-" if self.storage is None else self.storage.name,
             "limit": str(self.limit),
             "adaptive limit": str(self.adaptive_limit),
             "policy": self.policy,
@@ -179,7 +185,11 @@ class Evaluation:
         for attack in protocol.attacks:
             images = sum(len(self._chosen[goal]) for goal in attack.goals)
             made += len(protocol.budgets(attack.norm)) * images * attack.cost
-            judged += len(protocol.budgets(attack.norm)) * images * len(recognizers)
+            arriving = len(recognizers) + (protocol.storage is not None)
+            judged += len(protocol.budgets(attack.norm)) * images * arriving
+        if protocol.storage is not None:  # the clean probes are stored, too
+            goals = {goal for attack in protocol.attacks for goal in attack.goals}
+            judged += sum(len(self._chosen[goal]) for goal in goals)
         informed = sum(len(pairs[: protocol.adaptive_limit]) for pairs in self._chosen.values())
         for norm in protocol.norms:
             black_box = protocol.query.cost if norm == protocol.query.norm else 0
@@ -228,11 +238,12 @@ class Evaluation:
     def _ignorant_rows(
         self, judge: Judge, recognizer: Recognizer, others: Sequence[Recognizer], defence: Defence
     ) -> Iterator[AttackRow]:
-        """Yield the rows of attackers that do not know the defence: oblivious and transfer."""
+        """Yield the rows of attackers that do not know the defence."""
+        storage = self._protocol.storage
         for attack in self._protocol.attacks:
             for eps in self._protocol.budgets(attack.norm):
                 for maker in (recognizer, *others):
-                    attacked = {}
+                    attacked, stored = {}, {}
                     for goal in attack.goals:
                         pairs = self._chosen[goal]
                         faces = self._faces(pairs, self._embed(maker))
@@ -240,6 +251,14 @@ class Evaluation:
                         attacked[goal] = Attacked(
                             pairs, self._steps.see(images, recognizer, defence)
                         )
+                        if maker is recognizer and storage is not None:
+                            before, after = (
+                                self._steps.see(
+                                    self._steps.stored(each, storage), recognizer, defence
+                                )
+                                for each in (faces.probes, images)
+                            )
+                            stored[goal] = Attacked(pairs, after, clean=before.suspicion)
                     own = maker is recognizer
                     yield judge.attack_row(
                         OBLIVIOUS if own else TRANSFER,
@@ -249,6 +268,9 @@ class Evaluation:
                         attacked,
                         surrogate=None if own else maker.name,
                     )
+                    if stored and storage is not None:
+                        name = f"{attack.name} as {storage.name}"
+                        yield judge.attack_row(STORED, name, attack.norm, eps, stored)
 
     def _informed_rows(
         self, judge: Judge, recognizer: Recognizer, defence: Defence

@@ -50,11 +50,14 @@ class Attacked(NamedTuple):
         pairs: Indices of the faces, [N, 2].
         seen: What became of their attacked probes.
         distance: Median smallest change that succeeds, in grey levels; None if not measured.
+        clean: The defence's score of the same probes without an attack, [N], where they arrived
+            otherwise than those of the view; None where they did not, or there is no score.
     """
 
     pairs: _Indices
     seen: Seen
     distance: float | None = None
+    clean: _Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Judge:
             "impersonation": self.view.scores(self.pairs.impostor),
         }
         outcomes = {}
-        for goal, (pairs, seen, distance) in attacked.items():
+        for goal, (pairs, seen, distance, _) in attacked.items():
             scores[goal] = metrics.cosine(seen.embeddings, self.view.gallery[pairs[:, 1]])
             outcomes[goal] = Outcome(
                 fixed=metrics.attack_success(scores[goal], self.threshold, goal),
@@ -151,7 +154,10 @@ class Judge:
         """Tell attacked from clean probes of the same pairs by the suspicion score."""
         if self.view.suspicion is None:
             return None
-        clean = [self.view.suspicion[part.pairs[:, 0]] for part in attacked]
+        clean = [
+            self.view.suspicion[part.pairs[:, 0]] if part.clean is None else part.clean
+            for part in attacked
+        ]
         suspicion = [part.seen.suspicion for part in attacked if part.seen.suspicion is not None]
         return metrics.auroc(np.concatenate(suspicion), np.concatenate(clean))
 

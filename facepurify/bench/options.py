@@ -76,6 +76,12 @@ def add_attack_options(parser: argparse.ArgumentParser) -> None:
         "--adaptive-limit", type=int, help="of those, pairs for adaptive and query attacks (50)"
     )
     parser.add_argument(
+        "--stored",
+        default="jpeg90",
+        metavar="BASELINE",
+        help="measure oblivious attacks stored so, too (jpeg90); none for not",
+    )
+    parser.add_argument(
         "--policy", choices=("probe", "both"), default="probe", help="purify the gallery too?"
     )
 
@@ -144,6 +150,7 @@ def make_protocol(options: argparse.Namespace, defaults: Mapping[str, Any]) -> P
             defaults["adaptive_limit"] if options.adaptive_limit is None else options.adaptive_limit
         ),
         policy=options.policy,
+        storage=None if options.stored == "none" else get_defence(options.stored),
         seed=options.seed,
         distances=MINIMAL in asked,
     )

@@ -18,6 +18,7 @@ __all__ = [
     "QUERY",
     "ROC_RATES",
     "SCHEMA",
+    "STORED",
     "TRANSFER",
     "AttackRow",
     "CheckResult",
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 SCHEMA = 1
-OBLIVIOUS, TRANSFER, QUERY, ADAPTIVE = "oblivious", "transfer", "query", "adaptive"
+OBLIVIOUS, STORED, TRANSFER = "oblivious", "stored", "transfer"
+QUERY, ADAPTIVE = "query", "adaptive"
 ROC_RATES = tuple(round(10 ** (exponent / 5), 6) for exponent in range(-15, 1))
 
 
@@ -127,12 +129,11 @@ class CheckResult:
 class AttackRow:
     """One attack against one defence.
 
-    ``attacker`` is one of oblivious, transfer, query and adaptive; ``surrogate`` the recognizer
-    that a transfer attack was made on; ``norm`` is linf or l2, ``eps`` the budget in it, in grey
-    levels; ``auroc`` says how well the
-    suspicion score tells attacked from clean probes, None without a score; ``roc`` holds the TAR
-    at each of ``ROC_RATES`` with all attacked pairs. A goal that the attack does
-    not have is None.
+    ``attacker`` is one of oblivious, stored, transfer, query and adaptive; ``surrogate`` the
+    recognizer that a transfer attack was made on; ``norm`` is linf or l2, ``eps`` the budget in it,
+    in grey levels, before it was stored; ``auroc`` says how well the suspicion score tells attacked
+    from clean probes that arrive alike, None without a score; ``roc`` holds the TAR at each of
+    ``ROC_RATES`` with all attacked pairs. A goal that the attack does not have is None.
     """
 
     recognizer: str

@@ -153,6 +153,10 @@ class Steps:
             return Seen(embeddings, None)
         return Seen(embeddings, np.concatenate([chunk["suspicion"] for chunk in chunks]))
 
+    def stored(self, images: _Images, storage: Defence) -> _Images:
+        """Return images as they arrive from such a store, rounded to 8 bits."""
+        return to_bytes(storage.purify(to_float(images), seed=self._draw(images)))
+
     def attack(
         self, attack: Attack, recognizer: Recognizer, faces: Faces, goal: Goal, eps: float
     ) -> _Images:

@@ -14,6 +14,7 @@ from facepurify.bench.results import (
     ADAPTIVE,
     OBLIVIOUS,
     QUERY,
+    STORED,
     TRANSFER,
     AttackRow,
     CleanRow,
@@ -42,6 +43,8 @@ WORTH = (
     "genuine rejected",
     "pairs",
     "oblivious dodging",
+    "impersonation",
+    "stored dodging",
     "impersonation",
     "adaptive dodging",
     "impersonation",
@@ -85,6 +88,7 @@ class Headline:
     norm: str
     eps: float
     oblivious: Worst
+    stored: Worst
     black_box: Worst
     adaptive: Worst
     latency: LatencyRow | None
@@ -118,6 +122,7 @@ def headlines(results: Results) -> list[Headline]:
             norm=norm,
             eps=eps,
             oblivious=_worst(group, {OBLIVIOUS}),
+            stored=_worst(group, {STORED}),
             black_box=_worst(group, {TRANSFER, QUERY}),
             adaptive=_worst(group, {ADAPTIVE}),
             latency=latency.get((recognizer, defence)),
@@ -232,6 +237,8 @@ def worth(line: Headline) -> tuple[str, ...]:
         line.pairs,
         interval(line.oblivious.dodging),
         interval(line.oblivious.impersonation),
+        interval(line.stored.dodging),
+        interval(line.stored.impersonation),
         interval(line.adaptive.dodging),
         interval(line.adaptive.impersonation),
     )

@@ -14,6 +14,7 @@ from facepurify.bench.results import (
     QUERY,
     ROC_RATES,
     SCHEMA,
+    STORED,
     TRANSFER,
     AttackRow,
     CheckResult,
@@ -31,6 +32,7 @@ __all__ = ["DEFENCES", "sample_combinations", "sample_hits", "sample_results"]
 Row = TypeVar("Row", AttackRow, CleanRow, LatencyRow)
 
 DEFENCES = ("none", "jpeg75", "<pin>")
+MORE = {STORED: (5, 6), ADAPTIVE: (10, 12)}  # hits of 100, dodging and impersonation
 
 
 def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Results:
@@ -46,8 +48,8 @@ def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Result
             surrogate="other" if attacker == TRANSFER else None,
             norm="linf",
             eps=eps,
-            dodging=_outcome(int(eps * (10 - 3 * place)) + (attacker == ADAPTIVE) * 10),
-            impersonation=_outcome(int(eps * (8 - 3 * place)) + (attacker == ADAPTIVE) * 12),
+            dodging=_outcome(int(eps * (10 - 3 * place)) + MORE.get(attacker, (0, 0))[0]),
+            impersonation=_outcome(int(eps * (8 - 3 * place)) + MORE.get(attacker, (0, 0))[1]),
             auroc=0.91 if defence == "<pin>" else None,
             roc=curve,
             checks=(check,) if attacker == ADAPTIVE else (),
@@ -57,6 +59,7 @@ def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Result
         for attacker, attack in (
             (OBLIVIOUS, "fgsm"),
             (OBLIVIOUS, "pgd40"),
+            (STORED, "pgd40 as jpeg90"),
             (TRANSFER, "pgd40"),
             (QUERY, "square500"),
             (ADAPTIVE, "pgd40"),

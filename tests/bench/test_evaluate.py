@@ -15,7 +15,7 @@ from facepurify.bench.evaluate import Evaluation, Measured, Protocol
 from facepurify.bench.pairs import Pairs
 from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
-from facepurify.bench.results import ADAPTIVE, OBLIVIOUS, QUERY, TRANSFER
+from facepurify.bench.results import ADAPTIVE, OBLIVIOUS, QUERY, STORED, TRANSFER
 from facepurify.bench.steps import Steps
 from facepurify.errors import OptionError, SeedError
 
@@ -102,6 +102,36 @@ def test_every_attacker_has_a_row_for_every_defence(people_pairs, recognizers, t
         assert (row.surrogate is not None) == (row.attacker == TRANSFER)
         assert len(row.checks) == (8 if row.attacker == ADAPTIVE else 0)
     assert progress.planned == progress.made + progress.skipped
+
+
+def test_attacks_that_arrive_as_files_of_another_format(
+    people_pairs, recognizers, tiny_model, tmp_path
+):
+    measured, progress = run(
+        people_pairs, tmp_path, recognizers, ("none", "grey", str(tiny_model)),
+        storage=get_defence("jpeg30"),
+    )  # fmt: skip
+    by = {(row.recognizer, row.defence, row.attacker, row.attack): row for row in measured.attacked}
+    stored = {key: row for key, row in by.items() if key[2] == STORED}
+    assert len(stored) == 2 * 3 * 2  # recognizers, defences, attacks; none for the surrogates
+    for (recognizer, defence, _, attack), row in stored.items():
+        assert row.surrogate is None
+        made = by[recognizer, defence, OBLIVIOUS, attack.removesuffix(" as jpeg30")]
+        assert row.impersonation.shift != made.impersonation.shift
+        assert row.impersonation.fixed.total == made.impersonation.fixed.total
+        assert (row.auroc is None) == (defence != "tiny")
+    assert progress.planned == progress.made + progress.skipped
+
+
+def test_what_is_stored_losslessly_arrives_as_it_was(people_pairs, recognizers, tmp_path):
+    measured, _ = run(people_pairs, tmp_path, recognizers[:1], storage=get_defence("none"))
+    by = {(row.defence, row.attacker, row.attack): row for row in measured.attacked}
+    for defence in ("none", "jpeg75"):
+        made, stored = (
+            by[defence, OBLIVIOUS, "pgd5"],
+            by[defence, STORED, "pgd5 as none"],
+        )
+        assert (stored.dodging, stored.impersonation) == (made.dodging, made.impersonation)
 
 
 def test_thresholds_and_clean_figures_come_from_all_pairs(people_pairs, recognizers, tmp_path):

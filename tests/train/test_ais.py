@@ -259,7 +259,7 @@ def test_training_lowers_the_affinity(
         ({"gradient": "guess"}, "expected gradient exact"),
         ({"attacker": "none"}, "expected attacker mixed"),
         ({"clean": 0.6, "rehearsed": 0.6}, "expected shares clean"),
-        ({"resampled": 1.5}, "warmup and resampled from 0 to 1"),
+        ({"recompressed": 1.5}, "warmup and recompressed from 0 to 1"),
         ({"gradient": "exact+loo"}, "expected clones >= 2"),
     ],
 )

@@ -20,8 +20,6 @@ from facepurify.train.corruption import (
     add_noise,
     band_noise,
     draw_strengths,
-    recompress,
-    resample,
     sort_out,
 )
 from facepurify.train.faces import FaceSet
@@ -69,37 +67,6 @@ def test_noise_arrives_as_a_file_delivers_it() -> None:
     assert torch.allclose(seen * 255, torch.ones_like(seen))
     strengths = draw_strengths(500, generator())
     assert (float(strengths.min()), float(strengths.max())) == (2.0, 12.0)
-
-
-def test_resampling_moves_a_face_a_little() -> None:
-    rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
-    spot = torch.exp(-((rows - 60).square() + (columns - 50).square()) / 50)
-    moved = resample(spot.expand(16, 3, 112, 112), generator())
-    mass = moved[:, 0].sum(dim=(1, 2))
-    down, across = (
-        (moved[:, 0] * axis).sum(dim=(1, 2)) / mass - start
-        for axis, start in ((rows, 60), (columns, 50))
-    )
-    distance = (down.square() + across.square()).sqrt()
-    assert float(distance.max()) < 6  # 2 by 2 pixels, and 7 from the middle turned and zoomed
-    assert len({round(float(each), 2) for each in distance}) > 8
-    assert float(mass.max() / mass.min()) > 1.1  # zoomed
-    assert torch.equal(moved, (moved * 255).round() / 255)
-    pair = resample(spot.expand(2, 6, 112, 112), generator())
-    assert torch.equal(pair[:, :3], pair[:, 3:])  # all channels of an image move together
-
-
-def test_recompression_is_jpeg() -> None:
-    rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
-    smooth = (0.5 + 0.4 * torch.sin(rows / 30) * torch.cos(columns / 40)).expand(4, 3, 112, 112)
-    noisy = add_noise(smooth, 0.1 * torch.randn(4, 3, 112, 112, generator=generator()))
-    assert float((recompress(smooth, generator()) - smooth).abs().mean()) < 2 / 255
-    lost = (recompress(noisy, generator()) - noisy).abs().mean(dim=(1, 2, 3))
-    assert float(lost.min()) > 1 / 255
-    assert len({round(float(each), 4) for each in lost}) > 1  # each its own quality
-    red = torch.zeros(1, 3, 112, 112)
-    red[:, 0] = 1
-    assert float((recompress(red, generator()) - red).abs().max()) < 0.02  # channels keep places
 
 
 def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
@@ -211,7 +178,7 @@ def test_generated_noise_is_what_the_network_sees(
         ({"distance": "l2"}, "expected a distance of"),
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
         ({"fresh": 1.5}, "expected fresh and redraw"),
-        ({"recompressed": -0.1}, "expected resampled and recompressed"),
+        ({"recompressed": -0.1}, "expected recompressed and direct"),
         ({"rehearse": 3}, "above 0 to redraw or rehearse"),
     ],
 )
