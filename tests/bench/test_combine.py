@@ -36,7 +36,14 @@ def test_four_rows_with_clean_cost_and_both_attackers():
     both = at_eight[-1]
     assert both[2:4] == ["3.2", "100 / 100"]
     # 8 * (10 - 3) and 8 * (8 - 3) of 100 hits; more for stored and adaptive ones.
-    assert [cell.split()[0] for cell in both[4:]] == ["56.0", "40.0", "61.0", "46.0", "66.0", "52.0"]
+    assert [cell.split()[0] for cell in both[4:]] == [
+        "56.0",
+        "40.0",
+        "61.0",
+        "46.0",
+        "66.0",
+        "52.0",
+    ]
     assert both[4] == "56.0 [46.2, 65.3]"
     assert len(rows) == 2 * len(at_eight)
 

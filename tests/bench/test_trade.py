@@ -52,7 +52,14 @@ def test_the_table_says_cost_and_both_attackers():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     assert cells[3][:4] == ["jpeg75", "8", "3.2", "100 / 100"]
     # 8 * (10 - 3) and 8 * (8 - 3) of 100 hits; more for stored and adaptive ones.
-    assert [cell.split()[0] for cell in cells[3][4:]] == ["56.0", "40.0", "61.0", "46.0", "66.0", "52.0"]
+    assert [cell.split()[0] for cell in cells[3][4:]] == [
+        "56.0",
+        "40.0",
+        "61.0",
+        "46.0",
+        "66.0",
+        "52.0",
+    ]
 
 
 def test_the_picture_has_four_panels_and_every_purifier():
