@@ -14,6 +14,7 @@ from facepurify.errors import OptionError
 from facepurify.train.ais import AisNet
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.critic import AffinityCritic, relative
+from facepurify.train.delivery import recompress_some
 from facepurify.train.fit_ais import shift_of
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
@@ -35,6 +36,7 @@ class CriticRecipe:
         clones: antibodies of each.
         rate: peak learning rate.
         clean: share of each batch that is clean; the rest has the pack's attacks.
+        recompressed: share of all images, attacked or not, that go through JPEG last.
         sparsity: rank of the eigenvalue that is lambda, as of the purifier.
         harm: as of the purifier.
         reconstruction: as of the purifier.
@@ -46,16 +48,18 @@ class CriticRecipe:
     clones: int = 8
     rate: float = 3e-3
     clean: float = 0.3
+    recompressed: float = 0.3
     sparsity: int = 1000
     harm: float = 60.0
     reconstruction: float = 1e-2
     identity: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.clones < 2 or not 0 <= self.clean <= 1:
+        shares = (self.clean, self.recompressed)
+        if self.clones < 2 or not all(0 <= share <= 1 for share in shares):
             raise OptionError(
-                "expected clones >= 2, since a critic compares them, and a share clean from 0 to "
-                f"1, got {self.clones} and {self.clean}"
+                "expected clones >= 2, since a critic compares them, and shares clean and "
+                f"recompressed from 0 to 1, got {self.clones} and {shares}"
             )
 
 
@@ -95,8 +99,9 @@ def fit_critic(
         which = step % len(guides)
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         kept = torch.rand(recipe.batch, generator=generator) < recipe.clean
+        seen = torch.where(kept.view(-1, 1, 1, 1), clean, attacked)
         with torch.no_grad():
-            sensed = net.sense(torch.where(kept.view(-1, 1, 1, 1), clean, attacked))
+            sensed = net.sense(recompress_some(seen, recipe.recompressed, generator))
             affinity = Affinity(
                 net.space.encode(clean), sensed[0], price, recipe.harm, recipe.reconstruction,
                 recipe.identity,
