@@ -43,7 +43,7 @@ __all__ = [
 OPSET = 18
 PARITY = 1 / 255  # a grey level
 UNIT_OUTPUTS = 3  # purified, probability and score come first; what follows has other units
-HALVE_FROM = 4096
+HALVE_FROM = 1 << 14  # the cosines of the transform, which are fewer, would cost accuracy
 # The order is the number that `mask_mode` takes; the first is what ships as the default.
 MASKS = ("expected", "fixed", "sampled")
 

@@ -135,13 +135,16 @@ class Loop:
         if not names:
             return
         figure = Figure(figsize=(8, 2.2 * len(names)), layout="constrained")
-        steps = [row["step"] for row in self._rows]
+        every = np.array([row["step"] for row in self._rows])
         for axis, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
             values = np.array([row[name] for row in self._rows])
+            known = ~np.isnan(values)  # steps without such images have no figure
+            steps, values = every[known], values[known]
             width = max(1, len(values) // 50)
-            smooth = np.convolve(values, np.ones(width) / width, mode="valid")
             axis.plot(steps, values, color="0.85", linewidth=0.8)
-            axis.plot(steps[width - 1 :], smooth, color="C0")
+            if len(values):
+                smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+                axis.plot(steps[width - 1 :], smooth, color="C0")
             axis.set_ylabel(name)
             axis.grid(alpha=0.3)
         axis.set_xlabel("step")
