@@ -123,7 +123,7 @@ def test_training_brings_the_embedding_back(
     net = UddnNet()
     before = judged(net, pack, guide, distance)
     recipe = UddnRecipe(
-        steps=30, batch=6, rate=5e-4, distance=distance, clean=0, noisy=0, band=0, pixel=0,
+        steps=30, batch=12, rate=1e-3, distance=distance, clean=0, noisy=0, band=0, pixel=0,
         recompressed=0, settled=True,
     )  # fmt: skip
     fit_uddn(net, pack, [guide, guide], recipe, tmp_path / "run")
