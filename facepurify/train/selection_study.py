@@ -188,7 +188,6 @@ def _train(
     curve = [[spent, steps, _loss(net, task, training)]]
     while spent < study.seconds:
         began = time.perf_counter()
-        net.train()
         while time.perf_counter() - began < study.every:
             rows = torch.randint(training, (study.batch,), generator=generator)
             probability, affinity = task(net, rows)
@@ -203,7 +202,7 @@ def _train(
 
 @torch.no_grad()
 def _loss(net: AisNet, task: _Task, first: int) -> float:
-    net.eval()
+    net.train()  # by the images' own statistics: a fresh network has not gathered any
     probability, affinity = task(net, torch.arange(first, len(task.pack)))
     antibodies = clone(probability, 1, torch.Generator().manual_seed(0))
     return float(affinity(antibodies).mean())
