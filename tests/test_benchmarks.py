@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -50,10 +52,16 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def asks_malloc() -> bool:
+    """Whether this is Linux with a glibc that tells what it has handed out."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallinfo2")
+
+
 class TestSoak:
     """Memory over time."""
 
-    @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+    pytestmark = pytest.mark.skipif(not asks_malloc(), reason="needs Linux with glibc 2.33")
+
     def test_two_seconds(self, tmp_path, tiny_model):
         pytest.importorskip("insightface", reason="needs insightface for its bundled photos")
         out = tmp_path / "soak.json"
@@ -65,7 +73,16 @@ class TestSoak:
         record = json.loads(out.read_text())
         assert record["different"] == {}
         assert len(record["calls"]) == 7
-        assert record["megabytes"]["highest"] > 10
+        measures = record["memory"]
+        assert set(measures) == {"resident", "anonymous", "allocated", "blocks"}
+        assert all(1 < one["fifths"][0] <= one["highest"] for one in measures.values())
+        assert measures["anonymous"]["highest"] < measures["resident"]["highest"]
+        assert record["idle_trimmed"]["anonymous"] <= record["idle"]["anonymous"]
+
+    def test_too_much_growth_fails(self, tmp_path, tiny_model):
+        pytest.importorskip("insightface", reason="needs insightface for its bundled photos")
+        arguments = ["--minutes", 0.1 / 60, "--limit", -100, "--model", tiny_model]
+        assert run("soak", *arguments).returncode == 1
 
     def test_growth(self):
         growth = script("soak").growth
@@ -83,9 +100,46 @@ class TestSoak:
         numbers = iter(range(10**9))
         calls = {"same": lambda: b"", "other": lambda: str(next(numbers)).encode()}
         made, different, samples = script("soak").soak(calls, 0.3, 2)
-        assert samples
+        assert set(samples) == {"resident", "anonymous", "allocated", "blocks"}
+        assert all(samples.values())
         assert made["other"] == different["other"] > 0
         assert set(different) == {"other"}
+
+    @pytest.mark.parametrize(
+        ("measure", "leak", "each"),
+        [("allocated", lambda: bytearray(1000), 0.001), ("blocks", lambda: [object()], 2)],
+        ids=["malloc", "python"],
+    )
+    def test_a_leak_shows_at_rest(self, measure, leak, each):
+        soak = script("soak")
+        kept = []
+
+        def call() -> bytes:
+            kept.append(leak())
+            return b""
+
+        measured, leaked = soak.at_rest, []
+        soak.at_rest = lambda: leaked.append(len(kept)) or measured()
+        soak.settle()
+        before = measured()[measure]
+        _, _, samples = soak.soak({"leak": call}, 0.3, 2)
+        assert leaked[-1] > 1
+        assert samples[measure][-1] - before >= 0.9 * each * leaked[-1]
+
+    def test_nothing_is_called_at_rest(self):
+        soak = script("soak")
+        busy, seen = [], []
+
+        def call() -> bytes:
+            busy.append(None)
+            time.sleep(0.001)
+            busy.pop()
+            return b""
+
+        soak.at_rest = lambda: {"at rest": float(seen.append(len(busy)) or len(seen))}
+        soak.soak({"call": call}, 0.3, 4)
+        assert seen
+        assert set(seen) == {0}
 
 
 class TestFuzz:
