@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Bytes = npt.NDArray[np.uint8]
 __all__ = ["as_file", "recompress", "recompress_some", "resize", "with_history"]
 
+Bytes = npt.NDArray[np.uint8]
 QUALITIES = (60, 98)
 SIDES = (76, 168)
 
