@@ -64,7 +64,7 @@ class AisRecipe:
     harm: float = 60.0
     reconstruction: float = 1e-2
     identity: float = 1.0
-    gradient: str = "straight-through"
+    gradient: str = "mean"
     clones: int = 1
     warmup: float = 0.1
     clean: float = 0.3

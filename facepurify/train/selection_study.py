@@ -220,7 +220,7 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     bars.tick_params(axis="x", rotation=20)
     mutual.bar(names, [report[name]["bias"] for name in names], color="C1")
     mutual.axhline(report[names[0]]["floor"], color="0.5", linestyle="--")
-    mutual.set_ylabel("distance of the mean / length; dashed: floor")
+    mutual.set_ylabel("bias / length (dashed: floor)")
     mutual.tick_params(axis="x", rotation=20)
     for name in names:
         seconds, _, values = zip(*report[name]["curve"], strict=True)
