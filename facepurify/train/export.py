@@ -157,7 +157,9 @@ def _export_masked(
     for name, value in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
     halve(model, _is_large_matrix)
-    _set_default(model, "mask_mode", mode.numpy())
+    # As `Purifier` runs it without a mask: what can be searched keeps p above 1/2, the uniform's.
+    default = MASKS.index("sampled" if isinstance(masked, Searchable) else "expected")
+    _set_default(model, "mask_mode", np.array([default]))
     _set_default(model, "mask_uniform", uniform.numpy())
     session = _session(data := _checked(model))
     worst = _difference(masked, inputs, session)

@@ -37,7 +37,8 @@ def test_the_run_without_data(recognizer_files: list[Path], tmp_path: Path, caps
     assert out.startswith("SMOKE RUN.")
     results = read_results(tmp_path / "results.json")
     assert results.smoke
-    assert {row.attacker for row in results.attacked} == {"oblivious", "query", "adaptive"}
+    attackers = {row.attacker for row in results.attacked}
+    assert attackers == {"oblivious", "stored", "query", "adaptive"}
     assert "Smoke run." in (tmp_path / "report.html").read_text("utf-8")
 
 
