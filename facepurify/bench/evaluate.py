@@ -243,6 +243,7 @@ class Evaluation:
         for attack in self._protocol.attacks:
             for eps in self._protocol.budgets(attack.norm):
                 for maker in (recognizer, *others):
+                    own = maker is recognizer
                     attacked, stored = {}, {}
                     for goal in attack.goals:
                         pairs = self._chosen[goal]
@@ -251,7 +252,7 @@ class Evaluation:
                         attacked[goal] = Attacked(
                             pairs, self._steps.see(images, recognizer, defence)
                         )
-                        if maker is recognizer and storage is not None:
+                        if own and storage is not None:
                             before, after = (
                                 self._steps.see(
                                     self._steps.stored(each, storage), recognizer, defence
@@ -259,7 +260,6 @@ class Evaluation:
                                 for each in (faces.probes, images)
                             )
                             stored[goal] = Attacked(pairs, after, clean=before.suspicion)
-                    own = maker is recognizer
                     yield judge.attack_row(
                         OBLIVIOUS if own else TRANSFER,
                         attack.name,

@@ -11,6 +11,7 @@ import pytest
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.shipped import shipped_recognizer
+from facepurify.train import attack_pack
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.faces import FaceSet, load_faces
@@ -71,3 +72,9 @@ def pack(faces: FaceSet, guide: Recognizer) -> AttackPack:
 def shipped() -> Recognizer:
     """The recognizer that the package ships, with longer embeddings than ``guide``."""
     return Recognizer.from_onnx(shipped_recognizer())
+
+
+@pytest.fixture
+def as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack's faces without other histories: few enough to be learnt by heart."""
+    monkeypatch.setattr(attack_pack, "with_history", lambda clean, attacked, _: (clean, attacked))

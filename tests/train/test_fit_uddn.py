@@ -14,7 +14,6 @@ from torch import nn
 from facepurify import Purifier
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError, DataError, OptionError
-from facepurify.train import attack_pack
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.corruption import (
@@ -109,16 +108,11 @@ def judged(net: UddnNet, pack: AttackPack, guide: Recognizer, distance: str) -> 
         return float((see(net.eval().purify(attacked)) - see(clean)).abs().mean())
 
 
+@pytest.mark.usefixtures("as_they_are")
 @pytest.mark.parametrize("distance", ["cosine", "l1", "feature"])
 def test_training_brings_the_embedding_back(
-    distance: str,
-    pack: AttackPack,
-    guide: Recognizer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    distance: str, pack: AttackPack, guide: Recognizer, tmp_path: Path
 ) -> None:
-    # Twelve faces are learnt by heart, which resized and stored ones are too many for.
-    monkeypatch.setattr(attack_pack, "with_history", lambda clean, attacked, _: (clean, attacked))
     torch.manual_seed(0)
     net = UddnNet()
     before = judged(net, pack, guide, distance)
