@@ -25,8 +25,10 @@ from facepurify.train.corruption import (
 from facepurify.train.delivery import recompress_some
 from facepurify.train.fresh import attack_now
 from facepurify.train.guide import Guide
+from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
+from facepurify.train.pin import expected_loss, sparsity_weight
 from facepurify.train.uddn import UddnNet
 
 __all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn"]
@@ -61,6 +63,10 @@ class UddnRecipe:
         settled: keep the statistics of batch norm in any case.
         direct: share of the steps that judge the denoiser's own output, where a projection
             follows it, so that it is of use without one.
+        reconstruction: weight of PIN's expected loss in the other steps, where a projection
+            follows: what the denoiser leaves in an eigenface counts as that eigenface is kept.
+        harm: in that loss, how much worse noise is than as much lost detail.
+        sparsity: in that loss, rank of the eigenvalue that is lambda.
     """
 
     steps: int = 3000
@@ -79,6 +85,9 @@ class UddnRecipe:
     rehearse: int = 0
     settled: bool = False
     direct: float = 0.0
+    reconstruction: float = 0.0
+    harm: float = 60.0
+    sparsity: int = 1000
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
@@ -101,6 +110,8 @@ class UddnRecipe:
                 "expected fresh and redraw from 0 to 1 and rehearse of 0 or more, "
                 f"got {self.fresh}, {self.redraw} and {self.rehearse}"
             )
+        if self.reconstruction < 0:
+            raise OptionError(f"expected reconstruction of 0 or more, got {self.reconstruction}")
         if (self.redraw or self.rehearse) and not self.fresh:
             raise OptionError(
                 "expected a share of fresh attacks above 0 to redraw or rehearse, got fresh 0"
@@ -170,8 +181,12 @@ def fit_uddn(
         seen = _seen(clean, attacked, kinds, draw_noise, generator)
         seen = recompress_some(seen, recipe.recompressed, generator)
         direct = _chance(recipe.direct, generator)
-        purify = net.denoise if direct else net
-        purified, suspicion = purify(seen.contiguous(memory_format=torch.channels_last))
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        if direct or not (recipe.reconstruction and isinstance(net, ImmuneNet)):
+            purified, suspicion = (net.denoise if direct else net)(seen)
+            published = torch.zeros(())
+        else:
+            purified, suspicion, published = _projected(net, seen, clean, recipe)
         distance = (
             _feature_distance(guide, purified, clean)
             if recipe.distance == "feature" and embed == guide.embed
@@ -180,13 +195,15 @@ def fit_uddn(
         pixel = 255 * (purified - clean).abs().mean()
         hostile = chosen | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
-        optimiser.step(distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm)
+        loss = distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm
+        optimiser.step(loss + recipe.reconstruction * published)
         loop.log(
             distance_attacked=mean_or_nan(distance[chosen]),
             distance_clean=mean_or_nan(distance[kinds["clean"]]),
             direct=float(direct),
             psnr_clean=_psnr(purified[kinds["clean"]], seen[kinds["clean"]]),
             pixel=float(pixel.detach()),
+            published_loss=float(published.detach()),
             alarm=float(alarm.detach()),
         )
     net.eval()
@@ -208,6 +225,18 @@ def distances(purified: Tensor, clean: Tensor, kind: str) -> Tensor:
     if kind == "cosine":
         return 1 - (purified * clean).sum(dim=1)
     return (purified - clean).abs().sum(dim=1) / math.sqrt(purified.shape[1])
+
+
+def _projected(
+    net: ImmuneNet, seen: Tensor, clean: Tensor, recipe: UddnRecipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network makes of ``seen``, and PIN's expected loss between it and ``clean``."""
+    coefficients, probability, suspicion = net.choose(seen)
+    with torch.no_grad():
+        target = net.space.encode(clean)
+    price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
+    lost = expected_loss(probability, target, coefficients, price, recipe.harm)
+    return net.space.decode(probability * coefficients), suspicion, lost.mean()
 
 
 def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:
