@@ -5,7 +5,7 @@
 Each thread goes through crops, lists, photos, inspections, refused inputs, and purifiers that are
 opened, pickled and closed. Memory is measured in two ways:
 
-- under load, twice a second: what is resident, and what of it is anonymous (no file's pages);
+- under load, ten times a second: what is resident, and what of it is anonymous (no file's pages);
 - at rest, fifty times: all threads wait between two calls, and what malloc and Python have handed
   out is counted. Here a leak of some bytes a call shows; what malloc keeps for later does not.
 
@@ -196,7 +196,7 @@ def soak(
         if passed >= due:
             sample_at_rest()
             due += seconds / RESTS
-        time.sleep(min(0.5, seconds / 100))
+        time.sleep(min(0.1, seconds / 100))
     sample(under_load())  # still under load, and there however short the run
     sample_at_rest()
     stop.set()

@@ -31,7 +31,7 @@ from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import expected_loss, sparsity_weight
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn"]
+__all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn", "projected"]
 
 DISTANCES = ("cosine", "l1", "feature")
 DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
@@ -186,7 +186,7 @@ def fit_uddn(
             purified, suspicion = (net.denoise if direct else net)(seen)
             published = torch.zeros(())
         else:
-            purified, suspicion, published = _projected(net, seen, clean, recipe)
+            purified, suspicion, published = projected(net, seen, clean, recipe)
         distance = (
             _feature_distance(guide, purified, clean)
             if recipe.distance == "feature" and embed == guide.embed
@@ -227,10 +227,20 @@ def distances(purified: Tensor, clean: Tensor, kind: str) -> Tensor:
     return (purified - clean).abs().sum(dim=1) / math.sqrt(purified.shape[1])
 
 
-def _projected(
+def projected(
     net: ImmuneNet, seen: Tensor, clean: Tensor, recipe: UddnRecipe
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the network makes of ``seen``, and PIN's expected loss between it and ``clean``."""
+    """What ``net`` makes of the images, and PIN's expected loss over both its parts.
+
+    Args:
+        net: denoiser and projection.
+        seen: [N, 3, 112, 112] RGB in [0, 1].
+        clean: what was to come out.
+        recipe: whose ``harm`` and ``sparsity`` count.
+
+    Returns:
+        Purified images, the suspicion's logit [N], and the loss, a mean over the images.
+    """
     coefficients, probability, suspicion = net.choose(seen)
     with torch.no_grad():
         target = net.space.encode(clean)

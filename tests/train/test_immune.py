@@ -18,7 +18,7 @@ from facepurify.train.attack_pack import AttackPack
 from facepurify.train.basis import Basis
 from facepurify.train.export import export_purifier
 from facepurify.train.faces import FaceSet, as_batch
-from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
+from facepurify.train.fit_uddn import UddnRecipe, fit_uddn, projected
 from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
@@ -106,6 +106,25 @@ def test_the_loss_moves_both_parts(
     parts = ("unet.noise.weight", "suspicion.weight", "pin.evidence", "pin.selector.logits.weight")
     assert set(parts) <= moved
     assert not any(name.startswith(("pin.space", "pin.suspicion")) for name in moved)
+
+
+def test_the_expected_loss_is_seen_through_the_denoiser(
+    immune: ImmuneNet, images: torch.Tensor
+) -> None:
+    recipe = UddnRecipe(reconstruction=1, harm=7, sparsity=3)
+    clean = images.flip(0)
+    purified, suspicion, lost = projected(immune, images, clean, recipe)
+    with torch.no_grad():
+        for one, other in zip((purified, suspicion), immune(images), strict=True):
+            assert torch.equal(one, other)
+        coefficients, p, _ = (each.double() for each in immune.choose(images))
+        wanted, eigenvalues = immune.space.encode(clean).double(), immune.space.eigenvalues.double()
+        noise = (coefficients - wanted).square()
+        kept = p * (7 * noise + eigenvalues.sort(descending=True).values[2])
+        expected = (kept + (1 - p) * wanted.square()).sum(dim=1).mean()
+    assert float(lost) == pytest.approx(float(expected), rel=1e-5)
+    lost.backward()
+    assert float(immune.unet.noise.weight.grad.abs().max()) > 0
 
 
 def test_what_ships_is_what_was_trained(
