@@ -9,6 +9,8 @@ opened, pickled and closed. Memory is measured in two ways:
 - at rest, fifty times: all threads wait between two calls, and what malloc and Python have handed
   out is counted. Here a leak of some bytes a call shows; what malloc keeps for later does not.
 
+`--call session` is a control: sessions of ONNX Runtime alone, opened and closed without facepurify.
+
 Growth is the median of the last fifth of the samples over that of the first fifth, after a tenth of
 the time to warm up. Exits with 1 if one of the four is above the limit, or if a result differs from
 the first one. Linux with glibc 2.33 or newer only: it reads /proc, and asks malloc.
@@ -25,13 +27,14 @@ import pickle
 import sys
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
 
 import facepurify
 from facepurify import FacePurifyError, Purifier
@@ -39,9 +42,12 @@ from facepurify.files import atomic_path
 from facepurify.geometry import align
 from facepurify.imagefiles import read_image
 from facepurify.samples import sample_faces
+from facepurify.weights import read_manifest, read_model
 
 WARM_UP = 0.1  # share of the time
 RESTS = 50  # of which a tenth would fall into the warm-up, and are left out
+INTERVAL = 0.1  # seconds between two samples under load
+CONTROL = "session"  # not among the mixed calls
 SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # variables that change what malloc does
 
 
@@ -66,7 +72,17 @@ def mixed_calls(model: str | None, purifier: Purifier) -> dict[str, Callable[[],
         with Purifier(model, threads=1) as other, pickle.loads(pickle.dumps(other)) as again:  # noqa: S301
             return again.purify(crop).tobytes()
 
+    content = read_model(model or read_manifest().default).content
+
+    def session() -> bytes:
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 4
+        quiet.intra_op_num_threads = 1
+        onnxruntime.InferenceSession(content, quiet, providers=["CPUExecutionProvider"])
+        return b""
+
     return {
+        CONTROL: session,
         "crop": lambda: purifier.purify(crop).tobytes(),
         "list": lambda: b"".join(image.tobytes() for image in purifier.purify(odd)),
         "batch": lambda: purifier.purify(np.stack([crop, noisy] * 9)).tobytes(),
@@ -145,7 +161,7 @@ def summary(samples: Sequence[float]) -> dict[str, float | list[float]]:
 
 def soak(
     calls: Mapping[str, Callable[[], bytes]], seconds: float, threads: int
-) -> tuple[Counter[str], Counter[str], dict[str, array[float]]]:
+) -> tuple[Counter[str], Counter[str], dict[str, NDArray[np.float64]]]:
     """Call from several threads, and sample the memory.
 
     Returns:
@@ -172,11 +188,15 @@ def soak(
                 different[number][f"{name}: {error!r}"] += 1
             made[number][name] += 1
 
-    samples: dict[str, array[float]] = {}  # of no Python objects, which would count as a leak
+    # Places for all samples at once: a list that grows would count as a leak.
+    places = int(seconds / INTERVAL) + RESTS + 2
+    samples = {name: np.full(places, np.nan) for name in (*under_load(), *at_rest())}
+    taken = Counter[str]()
 
     def sample(measured: Mapping[str, float]) -> None:
         for name, value in measured.items():
-            samples.setdefault(name, array("d")).append(value)
+            samples[name][taken[name]] = value
+            taken[name] += 1
 
     def sample_at_rest() -> None:
         rest.set()
@@ -196,13 +216,14 @@ def soak(
         if passed >= due:
             sample_at_rest()
             due += seconds / RESTS
-        time.sleep(min(0.1, seconds / 100))
+        time.sleep(INTERVAL)
     sample(under_load())  # still under load, and there however short the run
     sample_at_rest()
     stop.set()
     for worker in workers:
         worker.join()
-    return sum(made, Counter()), +sum(different, Counter()), samples
+    taken_of = {name: values[: taken[name]] for name, values in samples.items()}
+    return sum(made, Counter()), +sum(different, Counter()), taken_of
 
 
 def main() -> int:
@@ -218,7 +239,8 @@ def main() -> int:
         calls = mixed_calls(options.model, purifier)
         if unknown := set(options.call or calls) - set(calls):
             parser.error(f"expected calls among {', '.join(calls)}, got {', '.join(unknown)}")
-        calls = {name: calls[name] for name in options.call or calls}
+        mixed = [name for name in calls if name != CONTROL]
+        calls = {name: calls[name] for name in options.call or mixed}
         made, different, samples = soak(calls, 60 * options.minutes, options.threads)
         measures = {name: summary(series) for name, series in samples.items()}
         idle = under_load()

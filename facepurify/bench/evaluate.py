@@ -239,38 +239,64 @@ class Evaluation:
         self, judge: Judge, recognizer: Recognizer, others: Sequence[Recognizer], defence: Defence
     ) -> Iterator[AttackRow]:
         """Yield the rows of attackers that do not know the defence."""
-        storage = self._protocol.storage
         for attack in self._protocol.attacks:
             for eps in self._protocol.budgets(attack.norm):
-                for maker in (recognizer, *others):
-                    own = maker is recognizer
-                    attacked, stored = {}, {}
-                    for goal in attack.goals:
-                        pairs = self._chosen[goal]
-                        faces = self._faces(pairs, self._embed(maker))
-                        images = self._steps.attack(attack, maker, faces, goal, eps)
-                        attacked[goal] = Attacked(
-                            pairs, self._steps.see(images, recognizer, defence)
-                        )
-                        if own and storage is not None:
-                            before, after = (
-                                self._steps.see(
-                                    self._steps.stored(each, storage), recognizer, defence
-                                )
-                                for each in (faces.probes, images)
-                            )
-                            stored[goal] = Attacked(pairs, after, clean=before.suspicion)
-                    yield judge.attack_row(
-                        OBLIVIOUS if own else TRANSFER,
-                        attack.name,
-                        attack.norm,
-                        eps,
-                        attacked,
-                        surrogate=None if own else maker.name,
-                    )
-                    if stored and storage is not None:
-                        name = f"{attack.name} as {storage.name}"
-                        yield judge.attack_row(STORED, name, attack.norm, eps, stored)
+                yield self._ignorant_row(judge, recognizer, recognizer, defence, attack, eps)
+                if (storage := self._protocol.storage) is not None:
+                    yield self._stored_row(judge, recognizer, defence, attack, eps, storage)
+                for maker in others:
+                    yield self._ignorant_row(judge, recognizer, maker, defence, attack, eps)
+
+    def _ignorant_row(
+        self,
+        judge: Judge,
+        recognizer: Recognizer,
+        maker: Recognizer,
+        defence: Defence,
+        attack: Attack,
+        eps: float,
+    ) -> AttackRow:
+        attacked = {}
+        for goal in attack.goals:
+            _, images = self._ignorant(attack, maker, goal, eps)
+            seen = self._steps.see(images, recognizer, defence)
+            attacked[goal] = Attacked(self._chosen[goal], seen)
+        own = maker is recognizer
+        return judge.attack_row(
+            OBLIVIOUS if own else TRANSFER,
+            attack.name,
+            attack.norm,
+            eps,
+            attacked,
+            surrogate=None if own else maker.name,
+        )
+
+    def _stored_row(
+        self,
+        judge: Judge,
+        recognizer: Recognizer,
+        defence: Defence,
+        attack: Attack,
+        eps: float,
+        storage: Defence,
+    ) -> AttackRow:
+        attacked = {}
+        for goal in attack.goals:
+            before, after = (
+                self._steps.see(self._steps.stored(images, storage), recognizer, defence)
+                for images in self._ignorant(attack, recognizer, goal, eps)
+            )
+            attacked[goal] = Attacked(self._chosen[goal], after, clean=before.suspicion)
+        return judge.attack_row(
+            STORED, f"{attack.name} as {storage.name}", attack.norm, eps, attacked
+        )
+
+    def _ignorant(
+        self, attack: Attack, maker: Recognizer, goal: Goal, eps: float
+    ) -> tuple[_Images, _Images]:
+        """Return probes, clean and as an attack on ``maker`` alone leaves them."""
+        faces = self._faces(self._chosen[goal], self._embed(maker))
+        return faces.probes, self._steps.attack(attack, maker, faces, goal, eps)
 
     def _informed_rows(
         self, judge: Judge, recognizer: Recognizer, defence: Defence

@@ -26,6 +26,7 @@ from facepurify.train.autoencoder import Autoencoder, AutoencoderRecipe, fit_aut
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
 from facepurify.train.basis_study import study_basis
 from facepurify.train.choose import choose, held_out_trial
+from facepurify.train.corruption import DrawNoise
 from facepurify.train.critic import AffinityCritic
 from facepurify.train.distributed import join_workers
 from facepurify.train.export import (
@@ -39,7 +40,7 @@ from facepurify.train.faces import load_faces
 from facepurify.train.fit_ais import ATTACKERS, AisRecipe, fit_ais
 from facepurify.train.fit_critic import CRITIC, CriticRecipe, fit_critic
 from facepurify.train.fit_pin import PinRecipe, fit_pin
-from facepurify.train.fit_uddn import DISTANCES, DrawNoise, UddnRecipe, fit_uddn
+from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap

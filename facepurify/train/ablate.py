@@ -27,8 +27,9 @@ from facepurify.files import atomic_path
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Trial, on_tensors
+from facepurify.train.corruption import DrawNoise
 from facepurify.train.faces import FaceSet
-from facepurify.train.fit_uddn import DrawNoise, UddnRecipe, fit_uddn
+from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
 from facepurify.train.uddn import UddnNet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,14 +13,17 @@ from facepurify.train.attack_pack import STRENGTHS
 from facepurify.train.delivery import as_file
 
 __all__ = [
+    "DrawNoise",
     "add_noise",
     "band_noise",
+    "corrupt",
     "draw_strengths",
     "gaussian_noise",
     "sort_out",
 ]
 
 PUBLISHED = 0.04
+DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def sort_out(count: int, shares: dict[str, float], generator: torch.Generator) -> dict[str, Tensor]:
@@ -42,6 +46,41 @@ def sort_out(count: int, shares: dict[str, float], generator: torch.Generator) -
         low += share
     kinds["attacked"] = draw >= low
     return kinds
+
+
+def corrupt(
+    clean: Tensor,
+    attacked: Tensor,
+    kinds: dict[str, Tensor],
+    generator: torch.Generator,
+    draw_noise: DrawNoise | None = None,
+) -> Tensor:
+    """What a network gets of each kind.
+
+    Args:
+        clean: [N, 3, H, W] in [0, 1].
+        attacked: the same under attack.
+        kinds: as ``sort_out`` gives them. "attacked", "noisy" (Gaussian), "band" and "generated"
+            are told from one another, all others stay clean.
+        generator: of the noise.
+        draw_noise: GNR's, needed for "generated".
+
+    Returns:
+        The same shape; the noisy ones as an 8-bit file delivers them.
+    """
+    seen = torch.where(per_image(kinds["attacked"]), attacked, clean)
+    nothing = torch.zeros(len(clean), dtype=torch.bool)
+    noisy, band, generated = (kinds.get(name, nothing) for name in ("noisy", "band", "generated"))
+    if bool(noisy.any()):
+        seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
+    if bool(band.any()):
+        strength = per_image(draw_strengths(int(band.sum()), generator)) / 255
+        noise = band_noise(int(band.sum()), clean.shape[-1], generator)
+        seen[band] = add_noise(clean[band], strength * noise)
+    if draw_noise is not None and bool(generated.any()):
+        strength = draw_strengths(int(generated.sum()), generator)
+        seen[generated] = add_noise(clean[generated], draw_noise(strength, generator))
+    return seen
 
 
 def draw_strengths(count: int, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import AisNet, specificity
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.corruption import add_noise, gaussian_noise, sort_out
+from facepurify.train.corruption import corrupt, sort_out
 from facepurify.train.delivery import recompress_some
 from facepurify.train.distributed import Workers
 from facepurify.train.fresh import attack_now
@@ -213,7 +213,7 @@ def fit_ais(
         wanted = pack.embedded(places[which], rows, mirrored=mirrored).to(device)
         warm = step < recipe.warmup * recipe.steps
         kinds = _kinds(recipe, generator, warm=warm)
-        seen = _seen(clean, packed, kinds, generator).to(device)
+        seen = corrupt(clean, packed, kinds, generator).to(device)
         clean, kinds = clean.to(device), {name: rows.to(device) for name, rows in kinds.items()}
         chosen = kinds["rehearsed"]
         if bool(chosen.any()):
@@ -269,14 +269,3 @@ def _kinds(recipe: AisRecipe, generator: torch.Generator, *, warm: bool) -> dict
             "rehearsed": nothing, "attacked": nothing,
         }  # fmt: skip
     return kinds
-
-
-def _seen(
-    clean: Tensor, packed: Tensor, kinds: dict[str, Tensor], generator: torch.Generator
-) -> Tensor:
-    """What the network gets, before the rehearsed ones are attacked."""
-    seen = torch.where(kinds["attacked"].view(-1, 1, 1, 1), packed, clean)
-    noisy = kinds["noisy"]
-    if bool(noisy.any()):
-        seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
-    return seen

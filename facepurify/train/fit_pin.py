@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.corruption import gaussian_noise
+from facepurify.train.corruption import corrupt, sort_out
 from facepurify.train.delivery import recompress_some
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
 
-__all__ = ["PinRecipe", "corrupt", "fit_pin"]
+__all__ = ["PinRecipe", "fit_pin"]
 
 PUBLISHED_MASKS = 30
 
@@ -60,31 +60,6 @@ class PinRecipe:
             raise OptionError(f"expected recompressed from 0 to 1, got {self.recompressed}")
 
 
-def corrupt(
-    clean: Tensor, attacked: Tensor, recipe: PinRecipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draws for each image whether the network sees it clean, noisy or attacked.
-
-    Args:
-        clean: [N, 3, 112, 112] in [0, 1].
-        attacked: the same under attack.
-        recipe: the shares.
-        generator: of the draws.
-
-    Returns:
-        What the network sees, and bool [N], whether it was attacked. The noise is the published
-        one: Gaussian, of 0.04 times the length of the image on [-1, 1].
-    """
-    draw = torch.rand(len(clean), generator=generator)
-    noisy = (clean + gaussian_noise(clean, generator)).clamp(0, 1)
-    is_clean, is_noisy = (
-        draw < recipe.clean,
-        (draw >= recipe.clean) & (draw < recipe.clean + recipe.noisy),
-    )
-    seen = torch.where(is_clean.view(-1, 1, 1, 1), clean, attacked)
-    return torch.where(is_noisy.view(-1, 1, 1, 1), noisy, seen), ~(is_clean | is_noisy)
-
-
 def fit_pin(
     net: PinNet,
     pack: AttackPack,
@@ -110,7 +85,10 @@ def fit_pin(
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for step, generator in loop:
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
-        seen, is_attacked = corrupt(clean, attacked, recipe, generator)
+        shares = {"clean": recipe.clean, "noisy": recipe.noisy}
+        kinds = sort_out(recipe.batch, shares, generator)
+        is_attacked = kinds["attacked"]
+        seen = corrupt(clean, attacked, kinds, generator)
         seen = recompress_some(seen, recipe.recompressed, generator)
         coefficients, probability, suspicion = net(seen)
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from facepurify.bench.attacks import Embed
-from facepurify.bench.attacks.base import per_image
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
-from facepurify.train.corruption import (
-    add_noise,
-    band_noise,
-    draw_strengths,
-    gaussian_noise,
-    sort_out,
-)
+from facepurify.train.corruption import DrawNoise, corrupt, sort_out
 from facepurify.train.delivery import recompress_some
 from facepurify.train.fresh import attack_now
 from facepurify.train.guide import Guide
@@ -31,10 +24,9 @@ from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import expected_loss, sparsity_weight
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["DISTANCES", "DrawNoise", "UddnRecipe", "distances", "fit_uddn", "projected"]
+__all__ = ["DISTANCES", "UddnRecipe", "distances", "fit_uddn", "projected"]
 
 DISTANCES = ("cosine", "l1", "feature")
-DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ def fit_uddn(
             attacked[chosen] = attack_now(
                 whole, clean[chosen], target[chosen], generator, recipe.rehearse
             )
-        seen = _seen(clean, attacked, kinds, draw_noise, generator)
+        seen = corrupt(clean, attacked, kinds, generator, draw_noise)
         seen = recompress_some(seen, recipe.recompressed, generator)
         direct = _chance(recipe.direct, generator)
         seen = seen.contiguous(memory_format=torch.channels_last)
@@ -260,28 +252,6 @@ def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:
 def _through(net: UddnNet, embed: Embed) -> Embed:
     """What an attacker attacks who knows the purifier."""
     return lambda x: embed(net.purify(x))
-
-
-def _seen(
-    clean: Tensor,
-    attacked: Tensor,
-    kinds: dict[str, Tensor],
-    draw_noise: DrawNoise | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """What the network gets of each kind."""
-    seen = torch.where(per_image(kinds["attacked"]), attacked, clean)
-    noisy, band, generated = (kinds[name] for name in ("noisy", "band", "generated"))
-    if bool(noisy.any()):
-        seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
-    if bool(band.any()):
-        strength = per_image(draw_strengths(int(band.sum()), generator)) / 255
-        noise = band_noise(int(band.sum()), clean.shape[-1], generator)
-        seen[band] = add_noise(clean[band], strength * noise)
-    if draw_noise is not None and bool(generated.any()):
-        strength = draw_strengths(int(generated.sum()), generator)
-        seen[generated] = add_noise(clean[generated], draw_noise(strength, generator))
-    return seen
 
 
 def _chance(share: float, generator: torch.Generator) -> bool:

@@ -16,12 +16,6 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError, DataError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, make_pack
-from facepurify.train.corruption import (
-    add_noise,
-    band_noise,
-    draw_strengths,
-    sort_out,
-)
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
@@ -34,39 +28,6 @@ from tests.bench.small_nets import recognizer_model
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_shares_are_kept_and_exclude_each_other() -> None:
-    kinds = sort_out(2000, {"clean": 0.3, "noisy": 0.2}, generator())
-    shares = {name: float(chosen.float().mean()) for name, chosen in kinds.items()}
-    assert shares == pytest.approx({"clean": 0.3, "noisy": 0.2, "attacked": 0.5}, abs=0.04)
-    assert bool((sum(chosen.int() for chosen in kinds.values()) == 1).all())
-
-
-def test_band_noise_lies_in_one_band_of_full_strength() -> None:
-    noise = band_noise(6, 32, generator())
-    assert noise.shape == (6, 3, 32, 32)
-    assert torch.allclose(noise.abs().flatten(1).amax(dim=1), torch.ones(6))
-    power = np.abs(np.fft.fft2(noise.double().numpy())) ** 2
-    frequency = np.fft.fftfreq(32)
-    radius = np.hypot(frequency[:, None], frequency) / np.hypot(0.5, 0.5)
-    spans = []
-    for image in power:
-        inside = radius[(image.sum(axis=0) > 1e-6 * image.sum())]
-        spans.append((inside.min(), inside.max()))
-        empty = (radius < inside.min()) | (radius > inside.max())
-        assert image[:, empty].sum() < 1e-6 * image.sum()
-    assert len({round(low, 2) for low, _ in spans}) > 2
-    assert any(high - low < 0.8 for low, high in spans)
-
-
-def test_noise_arrives_as_a_file_delivers_it() -> None:
-    seen = add_noise(torch.full((1, 3, 4, 4), 0.99), torch.full((1, 3, 4, 4), 0.1))
-    assert torch.equal(seen, torch.ones_like(seen))
-    seen = add_noise(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 1.3 / 255))
-    assert torch.allclose(seen * 255, torch.ones_like(seen))
-    strengths = draw_strengths(500, generator())
-    assert (float(strengths.min()), float(strengths.max())) == (2.0, 12.0)
 
 
 def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
