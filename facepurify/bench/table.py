@@ -30,9 +30,8 @@ HEAD = """\
 FOOT = """
 FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
 a purifier. Pairs: attacked pairs of each kind, oblivious / adaptive and queries. Then success of
-the worst attack in per cent, dodging / impersonation; stored: oblivious attacks that arrive as JPEG
-files of quality 90. Time: batch 1 / batch 32, in multiples of the
-recognizer's.
+the worst attack in per cent, dodging / impersonation; stored: oblivious attacks that arrive through
+{stored}. Time: batch 1 / batch 32, in multiples of the recognizer's.
 """
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # Tables of one record each: the name of file and marks, and what makes the table of the file.
@@ -45,6 +44,7 @@ RECORDS: dict[str, Callable[[Path], str]] = {
 
 def render_table(runs: Iterable[Results]) -> str:
     """Return the Markdown table of the recorded runs, without the marks."""
+    runs = tuple(runs)
     rows = [
         f"| {run.data.name}, {line.clean.recognizer} | {line.clean.defence} "
         f"| {'L2 ' if line.norm == 'l2' else ''}{line.eps:g} | {percent(line.clean.frr)} "
@@ -53,7 +53,9 @@ def render_table(runs: Iterable[Results]) -> str:
         for run in runs
         for line in headlines(run)
     ]
-    return HEAD + "".join(rows) + FOOT
+    ways = {run.settings.get("stored as", "-") for run in runs} - {"-"}
+    stored = ", ".join(sorted(ways)) or "nothing else: none was measured"
+    return HEAD + "".join(rows) + FOOT.format(stored=stored)
 
 
 def replace_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:

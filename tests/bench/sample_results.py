@@ -75,7 +75,7 @@ def sample_results(*, smoke: bool = False, failed_check: bool = False) -> Result
         created="2026-01-01T00:00:00+00:00",
         machine="a machine",
         smoke=smoke,
-        settings={"policy": "probe", "seed": "0"},
+        settings={"policy": "probe", "seed": "0", "stored as": "jpeg75"},
         data=DataInfo("faces", "d" * 64, 600, 300, 300),
         recognizers=(RecognizerInfo("tiny", "e" * 64, 8, 0.239, 0.326),),
         defences=tuple(DefenceInfo(name, "f" * 64, False, "exact") for name in DEFENCES),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_the_table_is_written_once_and_then_agrees(recorded: list[str], capsys):
 def test_a_row_tells_clean_cost_and_every_attacker():
     row = "| faces, tiny | jpeg75 | 8 | 3.2 | 100 / 100 | 56.0 / 40.0 | 61.0 / 46.0 | 56.0 / 40.0 "
     assert f"{row}| 66.0 / 52.0 | 0.40 / 0.30 |" in render_table([sample_results()]).splitlines()
+
+
+def test_the_foot_says_how_attacks_were_stored():
+    assert "arrive through\njpeg75." in render_table([sample_results()])
+    unstored = replace(sample_results(), settings={"stored as": "-"})
+    assert "arrive through\nnothing else: none was measured." in render_table([unstored])
 
 
 @pytest.fixture
