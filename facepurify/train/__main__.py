@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"to begin from; {' or '.join(SIZES)} for a new one",
     )  # fmt: skip
     sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
+    sub.add_argument("--start", metavar="RUN", help="begin from another run of immune instead")
     sub.add_argument("--run", default="runs/immune", metavar="DIR", help="checkpoint, log, curve")
     sub.add_argument("--attacks", default="attacks.npz")
     sub.add_argument("--resume", action="store_true")
@@ -353,7 +354,7 @@ def _filled(recipe: Any, options: argparse.Namespace) -> Any:
 def _publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
     sub.add_argument("--publish", metavar="DIR", help="put it there, with a manifest entry")
     sub.add_argument("--name", default=name, help="to publish it under")
-    sub.add_argument("--training-data", nargs="+", default=[], metavar="SET")
+    sub.add_argument("--training-data", action="extend", nargs="+", default=[], metavar="SET")
     sub.add_argument("--licence", default="", help="what the data allows, for the manifest")
 
 
@@ -505,6 +506,8 @@ def _immune(options: argparse.Namespace) -> None:
         )
     denoiser = UddnNet(options.uddn) if new else load_uddn(options.uddn)
     net = ImmuneNet(denoiser, load_pin(options.pin))
+    if options.start:
+        load_run(net, options.start)
     pack, guides = AttackPack.load(options.attacks), _load_guides(options)
     describe_immune(options.run, net)
     fit_uddn(

@@ -216,14 +216,21 @@ def test_commands_to_a_purifier(
         ["uddn", *guides, *small],
         ["pin", *guides, *small, "--luma", "20", "--chroma", "12", "--sparsity", "9"],
         ["immune", *guides, *small, "--uddn", "runs/uddn", "--pin", "runs/pin"],
+        ["immune", *guides, *small, "--pin", "runs/pin", "--start", "runs/immune", "--run", "more",
+         "--rate", "1e-9"],
         ["export", *data, "--run", "runs/uddn"],
         ["export", *data, "--run", "runs/pin"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
         ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "alone.onnx"],
-    ):
+    ):  # fmt: skip
         assert main(arguments) == 0, arguments
+    first, more = open_run("runs/immune"), open_run("more")
+    assert isinstance(first, ImmuneNet)
+    assert isinstance(more, ImmuneNet)
+    assert bool(first.unet.noise.weight.any())
+    assert torch.allclose(more.unet.noise.weight, first.unet.noise.weight, atol=1e-6)
     assert "fixed: " in capsys.readouterr().out
     assert {"purified", "probability", "score"} == set(Purifier("immune.onnx").info.outputs)
     assert set(Purifier("alone.onnx").info.outputs) == {"purified", "score"}
