@@ -272,6 +272,20 @@ def test_latency(tmp_path, tiny_model, guide_model):
     assert set(script("compare").ratios_of(record)) == set(record)
 
 
+class TestFootprint:
+    """Start-up and memory."""
+
+    def test_both_are_measured_in_processes_of_their_own(self, tmp_path, tiny_model, guide_model):
+        footprint = script("footprint")
+        footprint.RUNS = 1
+        record = footprint.measure(str(tiny_model), str(guide_model))
+        assert len(record) == 2
+        seconds, megabytes = (list(values.values()) for values in record.values())
+        assert all(value > 0 for value in seconds)
+        assert all(20 < value < 1000 for value in megabytes)
+        assert script("compare").ratios_of(record)
+
+
 class TestCompare:
     """Ratios of two records."""
 
@@ -297,9 +311,8 @@ class TestCompare:
         assert len(compare.compare(old, {"pin, recognizer, batch 1": float("nan")}, 5)) == 1
 
     def test_the_recorded_ones_can_be_read(self):
-        compare = script("compare")
-        for method in ("pin", "uddn"):
-            path = ROOT / "benchmarks" / method / "latency.json"
+        compare, records = script("compare"), ROOT / "benchmarks" / "records"
+        for path in (records / f"{name}.json" for name in ("floor", "latency", "footprint")):
             ratios = compare.read(path)
             assert len(ratios) >= 4
             assert compare.compare(ratios, ratios, 0) == []

@@ -32,6 +32,11 @@ class AffinityCritic(nn.Module):
         self.code = nn.Linear(size, HIDDEN)
         self.head = nn.Linear(HIDDEN, 1, bias=False)
 
+    @classmethod
+    def of(cls, net: AisNet) -> AffinityCritic:
+        """A new one of a network's sizes."""
+        return cls(net.space.count, net.selector.code_size)
+
     def forward(self, code: Tensor, evidence: Tensor, antibodies: Tensor) -> Tensor:
         """Predicts the affinity, higher is better, up to a constant of each face.
 

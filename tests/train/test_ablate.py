@@ -144,7 +144,7 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("facepurify.train.__main__.JUDGED_ATTACKS", (FGSM(),))
+    monkeypatch.setattr("facepurify.train.commands.denoisers.JUDGED_ATTACKS", (FGSM(),))
     export_purifier(PinNet(basis).eval(), "pin.onnx")
     command = [
         "ablate", "--data", *map(str, folders), "--cache", "cache", "--guide", str(guide_file),

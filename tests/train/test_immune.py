@@ -122,7 +122,7 @@ def test_the_expected_loss_is_seen_through_the_denoiser(
         noise = (coefficients - wanted).square()
         kept = p * (7 * noise + eigenvalues.sort(descending=True).values[2])
         expected = (kept + (1 - p) * wanted.square()).sum(dim=1).mean()
-    assert float(lost) == pytest.approx(float(expected), rel=1e-5)
+    assert lost.item() == pytest.approx(float(expected), rel=1e-5)
     lost.backward()
     assert float(immune.unet.noise.weight.grad.abs().max()) > 0
 

@@ -1,0 +1,1 @@
+"""The commands of ``python -m facepurify.train``, a module for each kind."""

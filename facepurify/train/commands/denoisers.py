@@ -1,0 +1,181 @@
+"""UDDN and what is built on it: generated noise, the immune network, a fit to one recognizer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import OptionError
+from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
+from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
+from facepurify.train.adapt import AdaptRecipe, adapt
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.autoencoder import Autoencoder, AutoencoderRecipe, fit_autoencoder
+from facepurify.train.choose import held_out_trial
+from facepurify.train.commands.options import (
+    Commands,
+    add_faces,
+    add_gnr,
+    add_guides,
+    add_pairs,
+    add_recipe,
+    add_training,
+    begun,
+    filled,
+    load_guides,
+    noise_of,
+    print_rows,
+)
+from facepurify.train.export import (
+    export_bare,
+)
+from facepurify.train.faces import load_faces
+from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
+from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
+from facepurify.train.gnr_study import study_gnr
+from facepurify.train.immune import ImmuneNet, mask_gap
+from facepurify.train.runs import (
+    describe_immune,
+    describe_run,
+    load_pin,
+    load_uddn,
+)
+from facepurify.train.uddn import SIZES, UddnNet
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: Commands) -> None:
+    """Adds this module's commands."""
+    sub = commands.add("uddn", _uddn, "train UDDN, the denoiser")
+    add_guides(sub)
+    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    add_training(sub, "runs/uddn")
+    add_gnr(sub)
+    add_recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = commands.add("immune", _immune, "train denoiser and projection as one network")
+    add_guides(sub)
+    sub.add_argument(
+        "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
+        help=f"to begin from; {' or '.join(SIZES)} for a new one",
+    )  # fmt: skip
+    sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
+    add_training(sub, "runs/immune")
+    add_gnr(sub)
+    add_recipe(sub, UddnRecipe(), distance=DISTANCES)
+
+    sub = commands.add("autoencoder", _autoencoder, "train an autoencoder to compare with")
+    add_training(sub, "runs/dae", start=False)
+    sub.add_argument("-o", "--out", default="dae.onnx")
+    add_recipe(sub, AutoencoderRecipe())
+
+    sub = commands.add("ablate", _ablate, "what each idea brings UDDN on a recognizer never seen")
+    add_faces(sub)
+    add_guides(sub)
+    sub.add_argument("--judge", required=True, metavar="ONNX", help="a recognizer that is no guide")
+    sub.add_argument(
+        "--arm", action="append", default=[], metavar="NAME",
+        help="besides the base; repeat (default: all of " + ", ".join(a.name for a in ARMS) + ")",
+    )  # fmt: skip
+    sub.add_argument("--count", type=int, default=3000, help="faces to attack for a set of guides")
+    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    sub.add_argument("--pin", metavar="RUN|NAME|ONNX", help="whose space, not selector, stages use")
+    add_gnr(sub)
+    add_pairs(sub, 600)
+    sub.add_argument("-o", "--out", default="ablation", metavar="DIR", help="goes on if begun")
+    add_recipe(sub, UddnRecipe(steps=600), distance=DISTANCES)
+
+    sub = commands.add("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
+    add_faces(sub)
+    sub.add_argument("--recognizer", required=True, metavar="ONNX", help="yours")
+    sub.add_argument("--model", default="uddn", metavar="NAME|ONNX", help="denoiser to begin from")
+    sub.add_argument("--run", default="runs/adapt", metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("-o", "--out", default="adapted.onnx")
+    add_recipe(sub, AdaptRecipe())
+
+    sub = commands.add("gnr", _gnr, "learn the noise of attacks, and measure how real it is")
+    add_guides(sub)
+    sub.add_argument("--size", choices=tuple(GNR_SIZES), default="light")
+    add_training(sub, "runs/gnr", start=False)
+    add_recipe(sub, GnrRecipe())
+
+
+def _uddn(options: argparse.Namespace) -> None:
+    net = begun(UddnNet(options.size), options)
+    pack, guides = AttackPack.load(options.attacks), load_guides(options)
+    describe_run(options.run, "UDDN", size=options.size)
+    fit_uddn(
+        net, pack, guides, filled(UddnRecipe, options), options.run,
+        draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+
+
+def _immune(options: argparse.Namespace) -> None:
+    recipe = filled(UddnRecipe, options)
+    new = options.uddn in SIZES
+    if not (new or recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
+        raise OptionError(
+            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
+            f"{options.uddn} without"
+        )
+    denoiser = UddnNet(options.uddn) if new else load_uddn(options.uddn)
+    net = begun(ImmuneNet(denoiser, load_pin(options.pin)), options)
+    pack, guides = AttackPack.load(options.attacks), load_guides(options)
+    describe_immune(options.run, net)
+    fit_uddn(
+        net, pack, guides, recipe, options.run,
+        draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    print("from the mask that was trained and ships to the published hard ones, attacked faces:")
+    for mask, gap in mask_gap(net, pack, guides).items():
+        levels = gap.pop("pixels")
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in gap.items())
+        print(f"  {mask}: {levels:.2f} grey levels, 1 - cos {shift}")
+
+
+def _autoencoder(options: argparse.Namespace) -> None:
+    net = Autoencoder()
+    fit_autoencoder(
+        net, AttackPack.load(options.attacks), filled(AutoencoderRecipe, options), options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    difference = export_bare(net, options.out)
+    print(f"wrote {options.out}: largest difference to torch {difference:.2g}")
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    arms, guides = arms_named(options.arm), load_guides(options)
+    faces = load_faces(options.data, options.cache)
+    trial = held_out_trial(
+        faces, Recognizer.from_onnx(options.judge), attacks=JUDGED_ATTACKS,
+        pairs=options.pairs, attacked=options.attacked, seed=options.seed,
+    )  # fmt: skip
+    study = ablate(
+        arms, filled(UddnRecipe, options), faces, guides, trial, options.out,
+        count=options.count, size=options.size, draw_noise=noise_of(options), seed=options.seed,
+        space=load_pin(options.pin).space.basis() if options.pin else None,
+    )  # fmt: skip
+    print(render_ablation(study))
+    print(f"wrote ablation.json, .md and .png into {options.out}")
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    rows = adapt(
+        Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
+        options.model, filled(AdaptRecipe, options), options.run, options.out, seed=options.seed,
+    )  # fmt: skip
+    print_rows(rows)
+    print(f"wrote {options.out}; attacks at 8/255, on held-out faces, without the purifier known")
+
+
+def _gnr(options: argparse.Namespace) -> None:
+    net, pack = Gnr(options.size), AttackPack.load(options.attacks)
+    fit_gnr(
+        net, pack, filled(GnrRecipe, options), options.run,
+        seed=options.seed, resume=options.resume,
+    )  # fmt: skip
+    for name, row in study_gnr(net, pack, load_guides(options), options.run).items():
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in row["shift"].items())
+        print(f"{name}: spectral distance {row['spectral distance']:.3f}, 1 - cos {shift}")

@@ -1,0 +1,177 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from torch import nn
+
+from facepurify.bench.recognizers import Recognizer
+from facepurify.train.basis import Basis
+from facepurify.train.choose import Trial, held_out_trial
+from facepurify.train.corruption import DrawNoise
+from facepurify.train.faces import load_faces
+from facepurify.train.gnr import GNR_SIZES, Gnr
+from facepurify.train.loop import load_run
+
+__all__ = [
+    "Commands",
+    "add_faces",
+    "add_gnr",
+    "add_guides",
+    "add_pairs",
+    "add_publishing",
+    "add_recipe",
+    "add_space",
+    "add_training",
+    "basis_of",
+    "begun",
+    "filled",
+    "load_guides",
+    "noise_of",
+    "print_rows",
+    "trials_of",
+]
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class Commands:
+    """What a parser's commands are added to."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], None], summary: str
+    ) -> argparse.ArgumentParser:
+        """A command with the options that all have."""
+        sub = self._commands.add_parser(
+            name, help=summary, description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(command=run)
+        sub.add_argument("--seed", type=int, default=0, help="of everything random")
+        sub.add_argument("--threads", type=int, help="of torch")
+        return sub
+
+
+def add_faces(sub: argparse.ArgumentParser) -> None:
+    """Folders of faces."""
+    sub.add_argument("--data", nargs="+", required=True, metavar="DIR", help="face folders")
+    sub.add_argument("--cache", default=".faces", metavar="DIR", help="packed pixels")
+
+
+def add_guides(sub: argparse.ArgumentParser) -> None:
+    """Recognizers, one or more."""
+    sub.add_argument(
+        "--guide", action="append", required=True, metavar="ONNX", help="recognizer; repeat"
+    )
+
+
+def load_guides(options: argparse.Namespace) -> list[Recognizer]:
+    """Those of ``add_guides``, on the device of the command, if it has one."""
+    device = getattr(options, "device", "cpu")
+    return [Recognizer.from_onnx(path, device) for path in options.guide]
+
+
+def add_training(sub: argparse.ArgumentParser, run: str, *, start: bool = True) -> None:
+    """The run's folder, attacks to train on, and where to begin.
+
+    Args:
+        sub: of the command.
+        run: its default folder.
+        start: whether it can begin from another run's weights.
+    """
+    sub.add_argument("--run", default=run, metavar="DIR", help="checkpoint, log, curve")
+    sub.add_argument("--attacks", default="attacks.npz", help="what `attacks` wrote")
+    if start:
+        sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
+    sub.add_argument("--resume", action="store_true", help="go on with the run")
+
+
+def begun(net: Net, options: argparse.Namespace) -> Net:
+    """The network with the weights of ``--start``, if that was asked for."""
+    if options.start:
+        load_run(net, options.start)
+    return net
+
+
+def add_space(sub: argparse.ArgumentParser, selectors: Mapping[str, object]) -> None:
+    """The immune space, and who chooses in it."""
+    sub.add_argument("--eigenfaces", default="eigenfaces.npz")
+    sub.add_argument("--luma", type=int, default=1200, help="luma eigenfaces to use")
+    sub.add_argument("--chroma", type=int, default=200, help="chroma eigenfaces to use")
+    sub.add_argument("--selector", choices=tuple(selectors), default="light")
+
+
+def basis_of(options: argparse.Namespace) -> Basis:
+    """The eigenfaces of ``add_space``."""
+    return Basis.load(options.eigenfaces).first(options.luma, options.chroma)
+
+
+def add_gnr(sub: argparse.ArgumentParser) -> None:
+    """Who draws generated noise."""
+    sub.add_argument("--gnr", metavar="RUN", help="draws the generated noise")
+    sub.add_argument("--gnr-size", choices=tuple(GNR_SIZES), default="light")
+
+
+def noise_of(options: argparse.Namespace) -> DrawNoise | None:
+    """The noise of ``add_gnr``; None where no run was named."""
+    if not options.gnr:
+        return None
+    gnr = Gnr(options.gnr_size)
+    load_run(gnr, options.gnr)
+    return lambda strength, generator: gnr.sample(len(strength), strength, generator)
+
+
+def add_recipe(sub: argparse.ArgumentParser, recipe: Any, **choices: Sequence[str]) -> None:
+    """An option for each field of a recipe, with its default."""
+    for field in fields(recipe):
+        name, value = "--" + field.name.replace("_", "-"), getattr(recipe, field.name)
+        if isinstance(value, bool):
+            sub.add_argument(name, action="store_true")
+        else:
+            sub.add_argument(name, type=type(value), default=value, choices=choices.get(field.name))
+
+
+def filled(recipe: Any, options: argparse.Namespace) -> Any:
+    """The recipe of that class that the options of ``add_recipe`` ask for."""
+    return recipe(**{field.name: getattr(options, field.name) for field in fields(recipe)})
+
+
+def add_publishing(sub: argparse.ArgumentParser, name: str | None = None) -> None:
+    """Where to publish a file, and what its users must know."""
+    sub.add_argument("--publish", metavar="DIR", help="put it there, with a manifest entry")
+    sub.add_argument("--name", default=name, help="to publish it under")
+    sub.add_argument("--training-data", action="extend", nargs="+", default=[], metavar="SET")
+    sub.add_argument("--licence", default="", help="what the data allows, for the manifest")
+
+
+def add_pairs(sub: argparse.ArgumentParser, pairs: int, attacked: int = 200) -> None:
+    """How many held-out pairs to measure with."""
+    sub.add_argument("--pairs", type=int, default=pairs, help="clean pairs of each kind")
+    sub.add_argument("--attacked", type=int, default=attacked, help="attacked pairs of each kind")
+
+
+def trials_of(options: argparse.Namespace) -> list[Trial]:
+    """Held-out pairs of ``add_faces``, for each guide."""
+    faces = load_faces(options.data, options.cache)
+    return [
+        held_out_trial(
+            faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed
+        )
+        for guide in load_guides(options)
+    ]
+
+
+def print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Fractions as per cent, a line for each row."""
+    width = max(len(name) for name in rows)
+    print(" " * width, *next(iter(rows.values())), sep=" | ")
+    for name, row in rows.items():
+        cells = (f"{100 * value:.1f} %".rjust(len(column)) for column, value in row.items())
+        print(name.ljust(width), *cells, sep=" | ")
