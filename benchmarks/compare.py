@@ -1,10 +1,10 @@
-"""Hold a new record of floor.py or latency.py against an older one; ratios, never seconds.
+"""Hold a new record against an older one; ratios, never seconds.
 
     python benchmarks/compare.py benchmarks/records/floor.json new.json
 
 A ratio is a time over another of the same run: of the whole call over the floor and over the model
-alone (floor.py), of a purifier over its rival (latency.py). Exits with 1 if one is worse by more
-than ``--limit`` per cent, or is no longer measured.
+alone (floor.py), of a purifier over its rival (latency.py; footprint.py, where memory is one too).
+Exits with 1 if one is worse by more than ``--limit`` per cent, or is no longer measured.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def ratios_of(record: dict[str, Any]) -> dict[str, float]:
         return ratios
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
-            f"expected a record of floor.py or latency.py, got something else: {error!r}"
+            "expected a record of floor.py, latency.py or footprint.py, "
+            f"got something else: {error!r}"
         ) from error
 
 
