@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx
@@ -284,6 +285,45 @@ class TestFootprint:
         assert all(value > 0 for value in seconds)
         assert all(20 < value < 1000 for value in megabytes)
         assert script("compare").ratios_of(record)
+
+
+class TestPipeline:
+    """insightface over whole photos."""
+
+    def test_a_face_is_matched_where_it_was(self):
+        pipeline = script("pipeline")
+
+        def face(x: float, angle: float) -> SimpleNamespace:
+            return SimpleNamespace(
+                kps=np.full((5, 2), x),
+                bbox=np.array([x - 10, x - 10, x + 10, x + 10]),
+                normed_embedding=np.array([np.cos(angle), np.sin(angle)]),
+            )
+
+        after = [face(103, np.pi / 3), face(40, 0)]
+        assert pipeline.matched([face(100, 0), face(60, 0)], after) == pytest.approx([0.5])
+        assert pipeline.matched([face(100, 0)], []) == []
+
+    @pytest.mark.parametrize("model", ["tiny", None])
+    def test_real_photos(self, tmp_path, shared, tiny_model, model):
+        pytest.importorskip("insightface", reason="needs insightface")
+        with zipfile.ZipFile(shared / "data" / "photos_250.zip") as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+            archive.extractall(tmp_path / "photos", names[:12])
+        out = tmp_path / "pipeline.json"
+        pack = [shared / "models" / f"{name}.onnx" for name in ("det_500m", "mobilefacenet_ms1m")]
+        arguments = ["--pack", pack[0], "--pack", pack[1], "--out", out]
+        if model:
+            arguments += ["--purifier", tiny_model]
+        done = run("pipeline", tmp_path / "photos", *arguments)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(out.read_text())
+        row = record[str(tiny_model) if model else "default"]
+        assert (record["photos"], row["wrapped"]["lost"]) == (12, 0)
+        assert row["faces"] >= 12
+        if model is None:  # what ships keeps faces alike; the tiny one is no purifier
+            assert row["wrapped"]["mean cosine"] >= 0.85
+            assert row["photo"]["mean cosine"] >= 0.85
 
 
 class TestCompare:

@@ -126,6 +126,6 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     spectrum.set_xlabel("spatial frequency, 1 at the corner")
     spectrum.set_ylabel("share of the power")
     spectrum.legend(fontsize=7)
-    shift.set_xticks(np.arange(len(guides)) + 0.3, guides)
+    shift.set_xticks(np.arange(len(guides)) + 0.3, guides, fontsize=7)
     shift.set_ylabel("1 - cos to the clean face")
     figure.savefig(path, format="png", dpi=120)
