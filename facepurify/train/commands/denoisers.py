@@ -27,20 +27,13 @@ from facepurify.train.commands.options import (
     noise_of,
     print_rows,
 )
-from facepurify.train.export import (
-    export_bare,
-)
+from facepurify.train.export import export_bare
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
-from facepurify.train.runs import (
-    describe_immune,
-    describe_run,
-    load_pin,
-    load_uddn,
-)
+from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["add_commands"]
@@ -90,7 +83,9 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("adapt", _adapt, "fit a shipped denoiser to your own recognizer")
     add_faces(sub)
     sub.add_argument("--recognizer", required=True, metavar="ONNX", help="yours")
-    sub.add_argument("--model", default="uddn", metavar="NAME|ONNX", help="denoiser to begin from")
+    sub.add_argument(
+        "--model", default="immune", metavar="NAME|ONNX", help="denoiser to begin from"
+    )
     sub.add_argument("--run", default="runs/adapt", metavar="DIR", help="checkpoint, log, curve")
     sub.add_argument("-o", "--out", default="adapted.onnx")
     add_recipe(sub, AdaptRecipe())

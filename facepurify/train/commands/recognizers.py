@@ -28,9 +28,7 @@ from facepurify.train.loop import load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.publish import Origin, publish_recognizer
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
-from facepurify.train.runs import (
-    open_run,
-)
+from facepurify.train.runs import open_run
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import UddnNet
 
