@@ -132,6 +132,8 @@ class PurifierDefence(Defence):
         budget: clones and generations of a search in place of a mask; None for no search. Its
             seed is drawn anew for each, so that an attacker has to average over it.
 
+    It runs on as many threads as torch has when it is made.
+
     Raises:
         ModelError: as ``Purifier``; or torch and ONNX Runtime disagree by more than 1e-3.
         OptionError: as ``Purifier``.
@@ -140,7 +142,9 @@ class PurifierDefence(Defence):
     def __init__(
         self, model: str, mask: str | None = None, budget: tuple[int, int] | None = None
     ) -> None:
-        self._purifier = Purifier(model, mask=mask, budget=budget)
+        # As many threads as torch has: ONNX Runtime's own choice would be a core for each.
+        threads = torch.get_num_threads()
+        self._purifier = Purifier(model, mask=mask, budget=budget, threads=threads)
         info = self._purifier.info
         way = mask if budget is None else f"{budget[0]}x{budget[1]}"
         active = way or next(iter(info.masks), None)
@@ -158,7 +162,8 @@ class PurifierDefence(Defence):
         else:
             if self._hard:
                 self.gradient = "BPDA (expected mask)"
-            self._check_parity(self._net, Purifier(model, mask="expected" if info.masks else None))
+            mean = Purifier(model, mask="expected" if info.masks else None, threads=threads)
+            self._check_parity(self._net, mean)
 
     @override
     def key(self) -> str:

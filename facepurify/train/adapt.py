@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from facepurify.bench.attacks import FGSM, PGD, Attack
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
@@ -96,7 +98,7 @@ def adapt(
     start = time.monotonic()
     rows = {
         "none": trial.judge(lambda images: images),
-        "before": trial.judge(on_arrays(Purifier(model))),
+        "before": trial.judge(on_arrays(Purifier(model, threads=torch.get_num_threads()))),
     }
     end -= time.monotonic() - start  # as long as it will take to judge the result
     pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
@@ -109,7 +111,8 @@ def adapt(
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     export_purifier(net, out)
-    rows["after"] = trial.judge(on_arrays(Purifier(str(out))))
+    purifier = Purifier(str(out), threads=torch.get_num_threads())
+    rows["after"] = trial.judge(on_arrays(purifier))
     return rows
 
 

@@ -166,7 +166,7 @@ def choose(
         for luma, chroma in FIXED:
             candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
     for model in models:
-        purifier = Purifier(model)
+        purifier = Purifier(model, threads=torch.get_num_threads())
         candidates[purifier.info.name] = on_arrays(purifier)
     results = {
         name: {trial.recognizer.name: trial.judge(_after(arrive, purify)) for trial in trials}
