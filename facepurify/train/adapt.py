@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from facepurify.bench.attacks import FGSM, PGD, Attack
+from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.attack_pack import AttackPack, make_pack
-from facepurify.train.choose import held_out_trial, on_arrays
+from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
 from facepurify.train.export import export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
@@ -27,6 +28,12 @@ ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
 PROBE = 32
 PROBE_STEPS = 4
+STORED = "jpeg90"
+# As the shipped denoisers were trained; the loss through a projection counts where there is one.
+SETTINGS = UddnRecipe(
+    distance="l1", pixel=0.01, clean=0.2, noisy=0.03, band=0.07, reconstruction=0.01, harm=90,
+    settled=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class AdaptRecipe:
         rate: peak learning rate.
         fresh: share of the steps whose attacks are made in the step.
         rehearse: steps of those through the purifier itself; 0 for oblivious ones.
+        recompressed: share of all images, attacked or not, that go through JPEG last.
         pairs: clean held-out pairs of each kind to measure with.
         attacked: attacked ones.
     """
@@ -48,6 +56,7 @@ class AdaptRecipe:
     rate: float = 1e-3
     fresh: float = 0.25
     rehearse: int = 0
+    recompressed: float = 0.6
     pairs: int = 1000
     attacked: int = 200
 
@@ -83,7 +92,8 @@ def adapt(
 
     Returns:
         For "none", "before" and "after", the genuine pairs rejected and the success of each
-        attack made without knowledge of the purifier, as fractions, on held-out faces.
+        attack made without knowledge of the purifier, as fractions, on held-out faces; and the same
+        once more where all of these arrive as JPEG files.
 
     Raises:
         ModelContractError: the model is no denoiser of ours.
@@ -96,24 +106,26 @@ def adapt(
         faces, recognizer, attacks=ATTACKS, pairs=recipe.pairs, attacked=recipe.attacked, seed=seed
     )
     start = time.monotonic()
-    rows = {
-        "none": trial.judge(lambda images: images),
-        "before": trial.judge(on_arrays(Purifier(model, threads=torch.get_num_threads()))),
-    }
+    rows = _judged(trial, "before", on_arrays(Purifier(model, threads=torch.get_num_threads())))
     end -= time.monotonic() - start  # as long as it will take to judge the result
     pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
-    settings = UddnRecipe(
-        batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh, rehearse=recipe.rehearse,
-        settled=True,
+    settings = replace(
+        SETTINGS, batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh,
+        rehearse=recipe.rehearse, recompressed=recipe.recompressed,
     )  # fmt: skip
     folder = Path(folder)
     seconds = _seconds_a_step(file.content, pack, recognizer, settings, folder / "probe")
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     export_purifier(net, out)
-    purifier = Purifier(str(out), threads=torch.get_num_threads())
-    rows["after"] = trial.judge(on_arrays(purifier))
-    return rows
+    rows |= _judged(trial, "after", on_arrays(Purifier(str(out), threads=torch.get_num_threads())))
+    unprotected = _judged(trial, "none", lambda images: images)
+    return unprotected | rows
+
+
+def _judged(trial: Trial, when: str, purify: Purify) -> dict[str, dict[str, float]]:
+    stored = after(get_defence(STORED).purify, purify)
+    return {when: trial.judge(purify), f"{when}, as {STORED}": trial.judge(stored)}
 
 
 def _pack_for(seconds: float, recognizer: Recognizer, faces: FaceSet, seed: int) -> AttackPack:

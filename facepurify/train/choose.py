@@ -26,7 +26,17 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
-__all__ = ["FIXED", "Floats", "Trial", "choose", "held_out_trial", "on_arrays", "on_tensors"]
+__all__ = [
+    "FIXED",
+    "Floats",
+    "Purify",
+    "Trial",
+    "after",
+    "choose",
+    "held_out_trial",
+    "on_arrays",
+    "on_tensors",
+]
 
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
@@ -169,7 +179,7 @@ def choose(
         purifier = Purifier(model, threads=torch.get_num_threads())
         candidates[purifier.info.name] = on_arrays(purifier)
     results = {
-        name: {trial.recognizer.name: trial.judge(_after(arrive, purify)) for trial in trials}
+        name: {trial.recognizer.name: trial.judge(after(arrive, purify)) for trial in trials}
         for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
     }
     with atomic_path(folder / "choice.json") as temporary:
@@ -178,7 +188,8 @@ def choose(
         _draw(results, temporary)
 
 
-def _after(arrive: Purify, purify: Purify) -> Purify:
+def after(arrive: Purify, purify: Purify) -> Purify:
+    """``purify`` on images as they arrive."""
     return lambda images: purify(arrive(images))
 
 

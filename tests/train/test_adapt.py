@@ -82,7 +82,9 @@ def test_the_command_adapts_and_measures(
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert re.search(r"genuine rejected \| fgsm dodging .* pgd10 impersonation", printed)
-    assert [line.split()[0] for line in printed.splitlines()[1:4]] == ["none", "before", "after"]
+    rows = [line.split(" |")[0].strip() for line in printed.splitlines()[1:7]]
+    whens = ["none", "before", "after"]
+    assert rows == [row for when in whens for row in (when, f"{when}, as jpeg90")]
     x = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
     before, after = (
         Purifier(name).purify_canonical(x).images for name in ("shipped.onnx", "mine.onnx")
