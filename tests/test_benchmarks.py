@@ -18,8 +18,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from facepurify import ImageFileError
-from facepurify.imagefiles import decode_image, encode_image
+from facepurify import ImageFileError, Purifier
+from facepurify.errors import OptionError
+from facepurify.imagefiles import decode_image, encode_image, write_image
 from facepurify.onnxfile import read_contract
 from facepurify.runtime import Session
 from facepurify.weights import read_manifest, read_model
@@ -285,6 +286,32 @@ class TestFootprint:
         assert all(value > 0 for value in seconds)
         assert all(20 < value < 1000 for value in megabytes)
         assert script("compare").ratios_of(record)
+
+
+class TestAlarms:
+    """Honest faces called suspicious."""
+
+    def test_the_share_above_the_threshold(self, tmp_path, faces):
+        alarms = script("alarms")
+        (tmp_path / "faces").mkdir()
+        noise = np.random.default_rng(0).normal(0, 12, faces[0].shape)
+        for number, face in enumerate(faces):
+            seen = face if number % 2 else (face + noise).clip(0, 255).astype(np.uint8)
+            write_image(tmp_path / "faces" / f"{number}.png", seen)
+        out = tmp_path / "alarms.json"
+        done = run("alarms", tmp_path / "faces", "--purifier", "pin", "--limit", 4, "--out", out)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(out.read_text())
+        assert record["faces"] == 4
+        assert set(record["pin"]) == {"as they are", "as JPEG 75"}
+        files = sorted((tmp_path / "faces").iterdir())
+        assert alarms.alarms(Purifier("pin"), files)["as they are"] == 0.5  # the noisy half
+
+    def test_no_faces_and_no_threshold(self, tmp_path, tiny_model):
+        alarms = script("alarms")
+        assert "got no .jpg or .png" in run("alarms", tmp_path).stderr
+        with pytest.raises(OptionError, match="purifier with a threshold"):
+            alarms.alarms(Purifier(tiny_model), [])
 
 
 class TestPipeline:
