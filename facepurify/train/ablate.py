@@ -48,6 +48,7 @@ class Arm:
         name: of the arm.
         changes: fields of the recipe that differ from the run's.
         guides: how many of the run's, from the first; 0 for all.
+        attacks_on_all: on all of the run's guides, though only some guide it.
         stage: where PIN's projection stands, with a selector trained from scratch too: "" for
             nowhere, "output" or "input".
     """
@@ -55,6 +56,7 @@ class Arm:
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     guides: int = 0
+    attacks_on_all: bool = False
     stage: str = ""
 
     def recipe(self, base: UddnRecipe) -> UddnRecipe:
@@ -67,6 +69,7 @@ ARMS = (
     Arm("base"),
     Arm("one guide", guides=1),
     Arm("two guides", guides=2),
+    Arm("one guide, attacks on all", guides=1, attacks_on_all=True),
     Arm("fresh attacks", {"fresh": FRESH}),
     Arm("re-drawn last layers", {"fresh": FRESH, "redraw": 0.5}),
     Arm("no band noise", {"band": 0.0}),
@@ -160,7 +163,11 @@ def ablate(
         rows["none"] = {"changes": {}, "seconds": 0.0, "judged": trial.judge(lambda images: images)}
         _write(study, folder)
     for arm in arms:
-        changed = {**arm.changes, "guides": arm.guides or len(guides), "stage": arm.stage}
+        chosen = guides[: arm.guides or len(guides)]
+        makers = guides if arm.attacks_on_all else chosen
+        changed = {
+            **arm.changes, "guides": len(chosen), "attacks on": len(makers), "stage": arm.stage
+        }  # fmt: skip
         if arm.name in rows:
             if rows[arm.name]["changes"] != changed:
                 raise DataError(
@@ -170,8 +177,7 @@ def ablate(
             continue
         torch.manual_seed(seed)  # the same first weights for every arm
         net = _net(arm, size, space)
-        chosen = guides[: arm.guides or len(guides)]
-        pack = _pack(folder / f"attacks{len(chosen)}.npz", faces, chosen, count, seed)
+        pack = _pack(folder / f"attacks{len(makers)}.npz", faces, makers, count, seed)
         start = time.monotonic()
         fit_uddn(
             net, pack, chosen, arm.recipe(base), folder / "arms" / arm.name.replace(" ", "-"),

@@ -75,18 +75,6 @@ class AttackPack:
         """What one guide sees in the clean faces that ``images`` gives: [n, d], unit."""
         return torch.from_numpy(self.embeddings[guide][int(mirrored), rows.numpy()])
 
-    def check_guides(self, guides: Sequence[Recognizer]) -> None:
-        """Compares with the guides of a training run.
-
-        Raises:
-            OptionError: they are not the pack's, in its order.
-        """
-        if tuple(guide.name for guide in guides) != self.guides:
-            raise OptionError(
-                f"expected the pack's guides {', '.join(self.guides)} in this order, "
-                f"got {', '.join(guide.name for guide in guides) or 'none'}"
-            )
-
     def index(self, guide: Recognizer) -> int:
         """Which of the pack's guides that is.
 

@@ -72,12 +72,12 @@ def fit_pin(
 ) -> None:
     """Trains ``net`` in place; the run (checkpoint, log, curve) lies in ``folder``.
 
-    The guides take turns, a step each. They must be those of the pack, in its order.
+    The guides take turns, a step each.
 
     Raises:
-        OptionError: the guides are not the pack's.
+        OptionError: a guide is none of those that the pack's attacks were made on.
     """
-    pack.check_guides(guides)
+    places = [pack.index(guide) for guide in guides]
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     net.train()
@@ -101,7 +101,7 @@ def fit_pin(
             published = expected_loss(probability, target, coefficients, price, recipe.harm).mean()
         purified = net.space.decode(probability * coefficients)
         which = step % len(guides)
-        wanted = pack.embedded(which, rows, mirrored=mirrored)
+        wanted = pack.embedded(places[which], rows, mirrored=mirrored)
         shift = 1 - (guides[which].embed(purified) * wanted).sum(dim=1)
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, is_attacked.float())
         loss = recipe.reconstruction * published + recipe.identity * shift.mean() + 0.1 * alarm

@@ -128,7 +128,7 @@ def fit_uddn(
     Args:
         net: the denoiser.
         pack: clean and attacked faces.
-        recognizers: the guides, those of the pack in its order.
+        recognizers: the guides, of those that the pack's attacks were made on.
         recipe: how.
         folder: of the run.
         draw_noise: GNR's: strengths [n] in units of 1/255 to noise [n, 3, 112, 112] on the scale
@@ -137,9 +137,9 @@ def fit_uddn(
         resume: go on with the run in ``folder``.
 
     Raises:
-        OptionError: the guides are not the pack's, or generated noise is asked for without GNR.
+        OptionError: a guide is none of the pack's, or generated noise is asked for without GNR.
     """
-    pack.check_guides(recognizers)
+    places = [pack.index(recognizer) for recognizer in recognizers]
     if recipe.generated and draw_noise is None:
         raise OptionError("expected a GNR run for a share of generated noise, got none")
     guides = [Guide(recognizer) for recognizer in recognizers]
@@ -152,7 +152,7 @@ def fit_uddn(
         which = step % len(guides)
         guide = guides[which]
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
-        target = pack.embedded(which, rows, mirrored=mirrored)
+        target = pack.embedded(places[which], rows, mirrored=mirrored)
         embed: Embed = guide.embed
         fresh = _chance(recipe.fresh, generator)
         if fresh and _chance(recipe.redraw, generator):

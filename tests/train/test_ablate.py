@@ -79,21 +79,25 @@ def test_finished_arms_are_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trained: list[tuple[UddnRecipe, int]] = []
+    trained: list[tuple[UddnRecipe, int, int]] = []
     fit = ablate_module.fit_uddn
 
     def fit_uddn(net, pack, guides, recipe, folder, **more):
-        trained.append((recipe, len(pack.guides)))
+        trained.append((recipe, len(guides), len(pack.guides)))
         fit(net, pack, guides, recipe, folder, **more)
 
     monkeypatch.setattr(ablate_module, "fit_uddn", fit_uddn)
     guides = [guide, guide]
-    arms = (Arm("base"), Arm("one guide", guides=1))
+    arms = (
+        Arm("base"),
+        Arm("one guide", guides=1),
+        Arm("its loss only", guides=1, attacks_on_all=True),
+    )
     first = ablate(arms[:1], TINY, faces, guides, trial, tmp_path, count=4)
     assert list(first["arms"]) == ["none", "base"]
     both = ablate(arms, TINY, faces, guides, trial, tmp_path, count=4)
     assert both["arms"]["base"] == first["arms"]["base"]
-    assert trained == [(TINY, 2), (TINY, 1)]
+    assert trained == [(TINY, 2, 2), (TINY, 1, 1), (TINY, 1, 2)]
     assert json.loads((tmp_path / "ablation.json").read_text()) == both
     assert (tmp_path / "ablation.md").read_text() == render_ablation(both)
     assert (tmp_path / "ablation.png").stat().st_size > 5000

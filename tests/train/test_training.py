@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,9 @@ def test_a_recipe_and_guides_are_checked(
 ) -> None:
     with pytest.raises(OptionError, match="expected gradient"):
         PinRecipe(gradient="guess")
-    with pytest.raises(OptionError, match="expected the pack's guides"):
-        fit_pin(PinNet(basis), pack, [guide], PinRecipe(), tmp_path / "run")
+    others = replace(pack, guides=("another",) * len(pack.guides))
+    with pytest.raises(OptionError, match="expected one of the pack's guides"):
+        fit_pin(PinNet(basis), others, [guide], PinRecipe(), tmp_path / "run")
 
 
 def test_commands_from_faces_to_a_purifier(
