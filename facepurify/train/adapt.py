@@ -29,11 +29,6 @@ PACKING = 0.35  # of the time that is left for attacking and training
 PROBE = 32
 PROBE_STEPS = 4
 STORED = "jpeg90"
-# As the shipped denoisers were trained; the loss through a projection counts where there is one.
-SETTINGS = UddnRecipe(
-    distance="l1", pixel=0.01, clean=0.2, noisy=0.03, band=0.07, reconstruction=0.01, harm=90,
-    settled=True,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,9 +104,9 @@ def adapt(
     rows = _judged(trial, "before", on_arrays(Purifier(model, threads=torch.get_num_threads())))
     end -= time.monotonic() - start  # as long as it will take to judge the result
     pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
-    settings = replace(
-        SETTINGS, batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh,
-        rehearse=recipe.rehearse, recompressed=recipe.recompressed,
+    settings = UddnRecipe(
+        batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh, rehearse=recipe.rehearse,
+        recompressed=recipe.recompressed, settled=True,
     )  # fmt: skip
     folder = Path(folder)
     seconds = _seconds_a_step(file.content, pack, recognizer, settings, folder / "probe")
