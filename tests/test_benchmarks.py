@@ -274,6 +274,7 @@ def test_latency(tmp_path, tiny_model, guide_model):
     assert set(script("compare").ratios_of(record)) == set(record)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 class TestFootprint:
     """Start-up and memory."""
 
