@@ -16,10 +16,14 @@ from .files import atomic_path
 __all__ = ["Memory"]
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 CAPACITY = 1024
 _ALIKE = 0.9  # cosine from which a code counts as met before
 _MAX_BYTES = 64 << 20
+_UNREADABLE = (
+    OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 class Memory:
@@ -71,14 +75,16 @@ class Memory:
     def keep(self, code: Floats, antibodies: Floats) -> None:
         """Remember antibodies [N, K] of 0 and 1 for their codes [N, C]."""
         packed = np.packbits(antibodies > 0, axis=1)
-        unit = _unit(code)
         with self._lock:
-            if self._codes is None:
-                self._codes = np.zeros((self._capacity, code.shape[1]), np.float32)
-            for one, antibody in zip(unit, packed, strict=True):
-                place = self._count % self._capacity
-                self._codes[place], self._antibodies[place] = one, antibody
-                self._count += 1
+            self._put(_unit(code), packed)
+
+    def _put(self, unit: Floats, packed: Bytes) -> None:
+        if self._codes is None:
+            self._codes = np.zeros((self._capacity, unit.shape[1]), np.float32)
+        for one, antibody in zip(unit, packed, strict=True):
+            place = self._count % self._capacity
+            self._codes[place], self._antibodies[place] = one, antibody
+            self._count += 1
 
     def forget(self) -> None:
         """Empty it."""
@@ -114,6 +120,8 @@ class Memory:
                 if os.fstat(raw.fileno()).st_size > _MAX_BYTES:
                     raise ValueError(f"more than {_MAX_BYTES} bytes")
                 with np.load(raw, allow_pickle=False) as file:
+                    if sum(each.file_size for each in file.zip.infolist()) > _MAX_BYTES:
+                        raise ValueError(f"more than {_MAX_BYTES} bytes unpacked")
                     codes, antibodies = file["codes"], file["antibodies"]
                     length = int(file["length"])
             fits = (
@@ -127,14 +135,15 @@ class Memory:
             )
             if not fits:
                 raise ValueError(f"antibodies of {length} in {len(codes)} cells")
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (*_UNREADABLE, MemoryError) as error:  # an array may claim any shape
             raise DataError(
                 f"expected the memory of a model with antibodies of {self._length} at {path}, "
                 f"as Memory.save writes it, got {error}"
             ) from error
-        self.forget()
-        if len(codes):
-            self.keep(codes, np.unpackbits(antibodies, axis=1, count=length).astype(np.float32))
+        with self._lock:
+            self._count, self._codes = 0, None
+            if len(codes):
+                self._put(_unit(codes), antibodies)
 
 
 def _unit(code: Floats) -> Floats:

@@ -19,6 +19,7 @@ from .errors import ModelContractError
 
 __all__ = [
     "MAX_BYTES",
+    "SCORE_THRESHOLD",
     "ModelContract",
     "Probe",
     "TensorType",
@@ -29,6 +30,8 @@ __all__ = [
 
 MAX_BYTES = 64 << 20
 """Largest model file that is read, in bytes."""
+SCORE_THRESHOLD = "score_threshold"
+"""Key of the file's metadata under which it says from which score an image is suspicious."""
 
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 32
@@ -97,6 +100,8 @@ class ModelContract:
         eigenfaces: K, the length of its antibody; None without one.
         searchable: Whether it gives what an antibody can be searched with, ``coefficients`` and
             ``code``.
+        score_threshold: Score from which an image is suspicious, in (0, 1]; None where the file's
+            metadata name none.
     """
 
     opset: int
@@ -104,6 +109,7 @@ class ModelContract:
     masks: tuple[str, ...]
     eigenfaces: int | None
     searchable: bool = False
+    score_threshold: float | None = None
 
 
 def read_contract(content: bytes) -> ModelContract:
@@ -115,7 +121,7 @@ def read_contract(content: bytes) -> ModelContract:
     optional outputs ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs
     ``mask_mode`` int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an
     initializer backs them. One that can be searched gives ``coefficients`` float32 [N, K] and
-    ``code`` float32 [N, C] too.
+    ``code`` float32 [N, C] too. Its metadata may say ``score_threshold``, a number in (0, 1].
 
     Args:
         content: The bytes of the file.
@@ -203,6 +209,7 @@ class _Graph:
     inputs: dict[str, TensorType] = field(default_factory=dict)
     outputs: dict[str, TensorType] = field(default_factory=dict)
     initializers: set[str] = field(default_factory=set)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def _check(model: _Graph) -> ModelContract:
@@ -247,7 +254,24 @@ def _check(model: _Graph) -> ModelContract:
         _expect(model.outputs, "output", "coefficients", _FLOAT, (None, eigenfaces))
         _expect(model.outputs, "output", "code", _FLOAT, (None, None))
         masks = ("threshold", *masks[:-1])
-    return ModelContract(model.opset, tuple(outputs), masks, eigenfaces, searchable)
+    threshold = _threshold(model.metadata) if "score" in outputs else None
+    return ModelContract(model.opset, tuple(outputs), masks, eigenfaces, searchable, threshold)
+
+
+def _threshold(metadata: dict[str, str]) -> float | None:
+    said = metadata.get(SCORE_THRESHOLD)
+    if said is None:
+        return None
+    try:
+        threshold = float(said)
+    except ValueError:
+        threshold = math.nan
+    if not 0 < threshold <= 1:  # false for NaN too
+        raise ModelContractError(
+            f"expected {SCORE_THRESHOLD} in the metadata to be above 0 and at most 1, "
+            f"got {said[:40]!r}"
+        )
+    return threshold
 
 
 def read_constants(content: bytes) -> dict[str, NDArray[Any]]:
@@ -326,6 +350,9 @@ class _Reader:
                         version = _integer(part)
                 if domain in _DEFAULT_DOMAINS:
                     result.opset = version
+            elif number == 14:
+                pair = {key: _text(part) for key, part in self.fields(_message(value), 1)}
+                result.metadata[pair.get(1, "")] = pair.get(2, "")
             elif number == 20:
                 raise ModelContractError("expected a model for inference, got training info")
             elif number == 25:

@@ -108,7 +108,7 @@ class Stage:
             path=file.path,
             sha256=file.sha256,
             masks=masks,
-            score_threshold=file.entry.score_threshold if file.entry else None,
+            score_threshold=(file.entry or file.contract).score_threshold,
             outputs=file.contract.outputs,
             K=file.contract.eigenfaces,
         )

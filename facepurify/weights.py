@@ -260,8 +260,8 @@ def split_chain(
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:
     """Read one purifier of the manifest; whatever is wrong raises a built-in error."""
     threshold = fields["score_threshold"]
-    if threshold is not None and not 0 <= threshold <= 1:  # false for NaN too
-        raise ValueError(f"expected a score threshold in [0, 1], got {threshold!r}")
+    if threshold is not None and not 0 < threshold <= 1:  # false for NaN too
+        raise ValueError(f"expected a score threshold in (0, 1], got {threshold!r}")
     return ManifestEntry(
         **_shipped(name, fields, folder),
         method=str(fields["method"]),

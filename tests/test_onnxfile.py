@@ -44,6 +44,23 @@ def test_least_contract(build_model: Build) -> None:
     assert contract == ModelContract(13, ("purified",), (), None)
 
 
+def test_threshold_of_the_score_in_the_metadata(tiny_model: Path, build_model: Build) -> None:
+    model = onnx.load(tiny_model)
+    helper.set_model_props(model, {"author": "someone", "score_threshold": "0.25"})
+    assert read_contract(model.SerializeToString()).score_threshold == 0.25
+    # Without a score there is nothing that it could be the threshold of.
+    bare = build_model([identity()])
+    helper.set_model_props(bare, {"score_threshold": "0.25"})
+    assert read_contract(bare.SerializeToString()).score_threshold is None
+
+
+@pytest.mark.parametrize("said", ["", "high", "0", "-0.1", "1.5", "nan", "inf", "1" * 9999])
+def test_threshold_that_is_none(tiny_model: Path, said: str) -> None:
+    model = onnx.load(tiny_model)
+    helper.set_model_props(model, {"score_threshold": said})
+    refused(model, "score_threshold")
+
+
 def test_opset_of_the_spelled_out_default_domain(build_model: Build) -> None:
     opsets = [helper.make_opsetid("ai.onnx", 17), helper.make_opsetid("unused.domain", 1)]
     model = build_model([identity(domain="ai.onnx")], opset_imports=opsets)

@@ -517,3 +517,14 @@ def test_close(invert_model: Path) -> None:
 
 def test_repr_names_model_and_mask(tiny: Purifier) -> None:
     assert repr(tiny) == "Purifier('tiny', mask='expected')"
+
+
+def test_a_file_of_ones_own_may_bring_its_threshold(tiny_model: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_model)
+    helper.set_model_props(model, {"score_threshold": "0.75"})
+    onnx.save(model, tmp_path / "mine.onnx")
+    purifier = Purifier(tmp_path / "mine.onnx")
+    assert purifier.info.score_threshold == 0.75
+    found = purifier.inspect(np.zeros((112, 112, 3), np.uint8))
+    assert found.suspicious == (found.score >= 0.75)
+    assert Purifier([tmp_path / "mine.onnx", tiny_model]).info.score_threshold == 1.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +248,22 @@ def test_memory_refuses_another_model_s_cells(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="expected the memory of a model"):
             memory.load(tmp_path / name)
     assert len(memory) == 1
+
+
+def test_memory_refuses_what_would_unpack_without_end(tmp_path: Path) -> None:
+    memory = Memory(K)
+    np.savez_compressed(tmp_path / "bomb.npz", codes=np.zeros((1 << 25,), np.float32))
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 10)}
+        file = io.BytesIO()
+        np.lib.format.write_array_header_1_0(file, header)
+        for name in ("codes", "antibodies", "length"):
+            archive.writestr(f"{name}.npy", file.getvalue())
+    (tmp_path / "array.npy").write_bytes(file.getvalue())
+    for name in ("bomb.npz", "claims.npz", "array.npy"):
+        assert (tmp_path / name).stat().st_size < 1 << 20
+        with pytest.raises(DataError, match="expected the memory of a model"):
+            memory.load(tmp_path / name)
 
 
 def test_memory_serves_threads() -> None:

@@ -114,7 +114,7 @@ class AdaptiveAttack:
 
     attacks: tuple[Attack, ...] = (FGSM(), PGD(steps=40), APGD(steps=40))
     restarts: int = 1
-    draws: int = 8
+    draws: int = 20
     name: str = field(default="adaptive", init=False)
 
     def __post_init__(self) -> None:

@@ -45,8 +45,8 @@ from facepurify.errors import OptionError, SeedError
 __all__ = ["Evaluation", "Measured", "Policy", "Protocol"]
 
 QUALITY_FACES = 200
-ADAPTIVE_ATTACKS: dict[Norm, AdaptiveAttack] = {
-    norm: AdaptiveAttack((FGSM(norm), PGD(norm, steps=40), APGD(norm, steps=40))) for norm in NORMS
+ADAPTIVE_ATTACKS: dict[Norm, tuple[Attack, ...]] = {
+    norm: (FGSM(norm), PGD(norm, steps=40), APGD(norm, steps=40)) for norm in NORMS
 }
 Policy = Literal["probe", "both"]
 
@@ -71,6 +71,8 @@ class Protocol:
         storage: What an oblivious attacker's images go through on their way: a baseline such as
             JPEG, which rounds to 8 bits; None for nothing.
         distances: Whether to look for the smallest change that succeeds, too.
+        restarts: Of the adaptive attacks; the strongest counts.
+        draws: Of a random defence, averaged in every gradient of theirs (EOT).
     """
 
     attacks: tuple[Attack, ...]
@@ -83,13 +85,20 @@ class Protocol:
     seed: int
     storage: Defence | None = None
     distances: bool = False
+    restarts: int = 1
+    draws: int = 20
 
     def __post_init__(self) -> None:
         if not self.attacks:
             raise OptionError("expected at least one attack, got none")
         if not all(0 < eps < math.inf for eps in (*self.eps, *self.eps_l2)):
             raise OptionError(f"expected eps > 0, got {self.eps} and in L2 {self.eps_l2}")
-        for name, count in (("limit", self.limit), ("adaptive limit", self.adaptive_limit)):
+        for name, count in (
+            ("limit", self.limit),
+            ("adaptive limit", self.adaptive_limit),
+            ("number of restarts", self.restarts),
+            ("number of draws", self.draws),
+        ):
             if count < 1:
                 raise OptionError(f"expected a {name} >= 1, got {count}")
         if self.seed < 0:
@@ -99,12 +108,16 @@ class Protocol:
         """Return the budgets in a norm."""
         return self.eps if norm == "linf" else self.eps_l2
 
+    def adaptive(self, norm: Norm) -> AdaptiveAttack:
+        """Return the attack through a defence, in a norm."""
+        return AdaptiveAttack(ADAPTIVE_ATTACKS[norm], self.restarts, self.draws)
+
     def describe(self) -> dict[str, str]:
         """Return the protocol in words, for the report."""
         return {
             "attacks": ", ".join(attack.key() for attack in self.attacks),
             "query attack": self.query.key(),
-            "adaptive attack": "; ".join(ADAPTIVE_ATTACKS[norm].key() for norm in self.norms),
+            "adaptive attack": "; ".join(self.adaptive(norm).key() for norm in self.norms),
             "eps": ", ".join(f"{eps:g}" for eps in self.eps),
             "eps in L2": ", ".join(f"{eps:g}" for eps in self.eps_l2),
             "stored as": "-" if self.storage is None else self.storage.name,
@@ -193,12 +206,13 @@ class Evaluation:
         informed = sum(len(pairs[: protocol.adaptive_limit]) for pairs in self._chosen.values())
         for norm in protocol.norms:
             black_box = protocol.query.cost if norm == protocol.query.norm else 0
+            adaptive = protocol.adaptive(norm)
             for defence in defences:
-                each = 1 + ADAPTIVE_ATTACKS[norm].cost(defence) + black_box + bool(black_box)
+                each = 1 + adaptive.cost(defence) + black_box + bool(black_box)
                 checks = len(GOALS) * min(CHECKED, protocol.adaptive_limit) * CHECK_PASSES
                 made += len(protocol.budgets(norm)) * (informed * each + checks)
                 if protocol.distances:
-                    made += informed * distance_cost(defence, ADAPTIVE_ATTACKS[norm].draws)
+                    made += informed * distance_cost(defence, adaptive.draws)
         clean = len(self._pairs.images) + len(defences) * len(self._defended())
         return len(recognizers) * (clean + made + len(defences) * judged)
 
@@ -303,7 +317,7 @@ class Evaluation:
     ) -> Iterator[AttackRow]:
         """Yield the rows of attackers that ask the defended recognizer, or go through it."""
         for norm in self._protocol.norms:
-            attack = ADAPTIVE_ATTACKS[norm]
+            attack = self._protocol.adaptive(norm)
             for eps in self._protocol.budgets(norm):
                 asked, through, checks = {}, {}, []
                 for goal in GOALS:

@@ -76,6 +76,12 @@ def add_attack_options(parser: argparse.ArgumentParser) -> None:
         "--adaptive-limit", type=int, help="of those, pairs for adaptive and query attacks (50)"
     )
     parser.add_argument(
+        "--restarts", type=int, default=1, help="of adaptive attacks; the strongest counts (1)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=20, help="of a random defence in each gradient, EOT (20)"
+    )
+    parser.add_argument(
         "--stored",
         default="jpeg90",
         metavar="BASELINE",
@@ -152,5 +158,7 @@ def make_protocol(options: argparse.Namespace, defaults: Mapping[str, Any]) -> P
         policy=options.policy,
         storage=None if options.stored == "none" else get_defence(options.stored),
         seed=options.seed,
+        restarts=options.restarts,
+        draws=options.draws,
         distances=MINIMAL in asked,
     )

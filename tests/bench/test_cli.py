@@ -11,7 +11,6 @@ import pytest
 
 from facepurify.bench import __main__ as command
 from facepurify.bench.__main__ import main
-from facepurify.bench.adaptive import AdaptiveAttack
 from facepurify.bench.attacks import PGD
 from facepurify.bench.pairs import Pairs
 from facepurify.bench.results import read_results
@@ -23,7 +22,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch: pytest.MonkeyPatch):
     """Query and adaptive attacks of a few steps."""
-    short = {norm: AdaptiveAttack((PGD(norm, steps=3),), draws=2) for norm in ("linf", "l2")}
+    short = {norm: (PGD(norm, steps=3),) for norm in ("linf", "l2")}
     monkeypatch.setattr("facepurify.bench.evaluate.ADAPTIVE_ATTACKS", short)
     monkeypatch.setitem(command.FULL, "query", "square10")
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from facepurify.bench.__main__ import main
-from facepurify.bench.adaptive import AdaptiveAttack
 from facepurify.bench.attacks import PGD
 from facepurify.bench.combine import render_combinations
 from facepurify.bench.options import FULL
@@ -74,7 +73,7 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys,
 ):
-    short = {norm: AdaptiveAttack((PGD(norm, steps=3),), draws=2) for norm in ("linf", "l2")}
+    short = {norm: (PGD(norm, steps=3),) for norm in ("linf", "l2")}
     monkeypatch.setattr("facepurify.bench.evaluate.ADAPTIVE_ATTACKS", short)
     monkeypatch.setitem(FULL, "query", "square10")
     plain, hardened = recognizer_files

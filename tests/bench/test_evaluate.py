@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from facepurify.bench import steps as steps_module
-from facepurify.bench.adaptive import AdaptiveAttack
 from facepurify.bench.attacks import PGD, get_attack
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import get_defence
@@ -28,13 +27,14 @@ PROTOCOL = Protocol(
     adaptive_limit=3,
     policy="probe",
     seed=0,
+    draws=2,
 )
 
 
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch: pytest.MonkeyPatch):
     """Adaptive attacks of a few steps."""
-    short = {norm: AdaptiveAttack((PGD(norm, steps=5),), draws=2) for norm in ("linf", "l2")}
+    short = {norm: (PGD(norm, steps=5),) for norm in ("linf", "l2")}
     monkeypatch.setattr("facepurify.bench.evaluate.ADAPTIVE_ATTACKS", short)
 
 
@@ -164,6 +164,26 @@ def test_attacks_do_what_they_say_on_an_undefended_recognizer(people_pairs, reco
     assert adaptive.dodging.fixed.value == adaptive.impersonation.fixed.value == 1
 
 
+def test_restarts_and_draws_reach_the_adaptive_attack(people_pairs, recognizers, tmp_path):
+    changed = dataclasses.replace(PROTOCOL, restarts=3, draws=4)
+    once, one = run(people_pairs, tmp_path / "1", recognizers[:1], ("none", "resize_pad100"))
+    more, three = run(
+        people_pairs,
+        tmp_path / "3",
+        recognizers[:1],
+        ("none", "resize_pad100"),
+        restarts=3,
+        draws=4,
+    )
+    probes = 2 * PROTOCOL.adaptive_limit
+    cost = PROTOCOL.adaptive("linf").cost(get_defence("none"))
+    # Without randomness three times the passes, with it for each of two more draws as well.
+    assert three.planned - one.planned == probes * cost * ((3 - 1) + (3 * 4 - 2))
+    assert three.planned == three.made + three.skipped
+    assert "restarts=3, draws=4" in changed.describe()["adaptive attack"]
+    assert {row.attack for row in once.attacked} == {row.attack for row in more.attacked}
+
+
 def test_a_second_run_is_all_found_and_the_same(people_pairs, recognizers, tmp_path):
     first, _ = run(people_pairs, tmp_path, recognizers)
     second, progress = run(people_pairs, tmp_path, recognizers)
@@ -255,6 +275,8 @@ def test_smallest_distances(people_pairs, recognizers, tmp_path):
         ({"attacks": ()}, OptionError, "at least one attack"),
         ({"limit": 0}, OptionError, "limit >= 1, got 0"),
         ({"adaptive_limit": -1}, OptionError, "adaptive limit >= 1"),
+        ({"restarts": 0}, OptionError, "number of restarts >= 1, got 0"),
+        ({"draws": -3}, OptionError, "number of draws >= 1, got -3"),
         ({"eps": (8.0, 0.0)}, OptionError, "eps > 0"),
         ({"eps_l2": (float("nan"),)}, OptionError, "eps > 0"),
         ({"seed": -1}, SeedError, "seed >= 0"),
