@@ -29,6 +29,7 @@ __all__ = [
     "distill",
     "embed_faces",
     "export_recognizer",
+    "load_net",
     "normalised",
     "teach",
 ]
