@@ -47,6 +47,14 @@ def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
     assert float(gradient.abs().max()) > 0
 
 
+def test_no_guide_stays_on_its_recognizer(
+    guide: Recognizer, pack: AttackPack, tmp_path: Path
+) -> None:
+    recipe = UddnRecipe(steps=1, batch=2, distance="feature")
+    fit_uddn(UddnNet(), pack, [guide], recipe, tmp_path / "run")
+    assert not any(layer._forward_pre_hooks for layer in guide.modules())
+
+
 def test_a_redrawn_guide_is_another_recognizer(guide: Recognizer, pack: AttackPack) -> None:
     x = torch.from_numpy(pack.clean[:6] / np.float32(255))
     one, again, other = (Guide(guide).redrawn(x, generator(seed))(x) for seed in (1, 1, 2))
