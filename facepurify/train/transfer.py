@@ -22,6 +22,7 @@ from facepurify.train.fresh import attack_now
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.recognizer import export_recognizer
+from facepurify.train.shares import check_shares
 from facepurify.train.uddn import UddnNet
 
 __all__ = ["TransferRecipe", "softened_loss", "teach_student", "transfer", "tune_teacher"]
@@ -52,11 +53,9 @@ class TransferRecipe:
     labels: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.temperature < 1 or not 0 <= self.hostile <= 1:
-            raise OptionError(
-                "expected a temperature of 1 or more and hostile from 0 to 1, "
-                f"got {self.temperature} and {self.hostile}"
-            )
+        check_shares(hostile=self.hostile)
+        if self.temperature < 1:
+            raise OptionError(f"expected a temperature of 1 or more, got {self.temperature}")
 
 
 def transfer(

@@ -147,8 +147,9 @@ def test_generated_noise_is_what_the_network_sees(
     [
         ({"distance": "l2"}, "expected a distance of"),
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
-        ({"fresh": 1.5}, "expected fresh and redraw"),
-        ({"recompressed": -0.1}, "expected recompressed and direct"),
+        ({"fresh": 1.5}, "expected fresh from 0 to 1"),
+        ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
+        ({"rehearse": -1, "fresh": 0.5}, "expected rehearse and reconstruction"),
         ({"rehearse": 3}, "above 0 to redraw or rehearse"),
     ],
 )

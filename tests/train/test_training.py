@@ -95,8 +95,13 @@ def test_training_lowers_the_loss(
 def test_a_recipe_and_guides_are_checked(
     basis: Basis, pack: AttackPack, guide: Recognizer, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="expected gradient"):
-        PinRecipe(gradient="guess")
+    for wrong, message in (
+        ({"gradient": "guess"}, "expected gradient"),
+        ({"clean": 0.6, "noisy": 0.6}, "clean, noisy of 1 together"),
+        ({"recompressed": 1.5}, "expected recompressed from 0 to 1"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            PinRecipe(**wrong)
     others = replace(pack, guides=("another",) * len(pack.guides))
     with pytest.raises(OptionError, match="expected one of the pack's guides"):
         fit_pin(PinNet(basis), others, [guide], PinRecipe(), tmp_path / "run")

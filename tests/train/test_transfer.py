@@ -93,3 +93,5 @@ def test_the_command_makes_the_table(
 def test_recipes_that_mean_nothing() -> None:
     with pytest.raises(OptionError, match="expected a temperature"):
         TransferRecipe(temperature=0.5)
+    with pytest.raises(OptionError, match="expected hostile from 0 to 1"):
+        TransferRecipe(hostile=1.5)
