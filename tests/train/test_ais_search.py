@@ -183,6 +183,12 @@ def test_the_benchmark_attacks_a_search_by_its_mean_mask(model: Path, images: np
     assert float(x.grad.abs().max()) > 0
 
 
+def test_the_study_offers_no_resuming(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ais-gradient", "--guide", "none.onnx", "--resume"])
+    assert "unrecognized arguments: --resume" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"clones": 1}, "expected clones >= 2"), ({"clean": 1.1}, "expected clean from 0 to 1")],

@@ -123,6 +123,21 @@ def test_a_pack_knows_its_guides_by_what_they_see(
             pack.index(another)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "--run", "none"],
+        ["recognizer", "--teacher", "none.onnx"],
+        ["mter", "--recognizer", "none.onnx"],
+    ],
+)
+def test_what_cannot_be_published_is_not_begun(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--data", "none", "--publish", "models", "--licence", "MIT"]) == 1
+    assert "expected --training-data and --licence" in capsys.readouterr().err
+
+
 def test_commands_from_faces_to_a_purifier(
     folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
