@@ -48,6 +48,7 @@ __all__ = [
     "HitRecognizer",
     "HitRow",
     "Hits",
+    "Trial",
     "main",
     "measure_hits",
     "read_hits",

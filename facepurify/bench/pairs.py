@@ -22,10 +22,10 @@ from facepurify.bench.cache import digest
 from facepurify.errors import DataError, ImageError, ImageFileError
 from facepurify.imagefiles import SUFFIXES, read_image
 from facepurify.imageheaders import read_header
+from facepurify.images import SIZE
 
 __all__ = ["Pairs", "choose", "load_pairs", "read_bin", "read_identities", "read_lfw"]
 
-SIDE = 112
 FOLDS = 10
 SAMPLED_PAIRS = 3000
 MAX_FACES = 50_000
@@ -77,9 +77,9 @@ class Pairs:
         >>> pairs.genuine_folds.tolist()
         [0, 5]
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIZE, SIZE, 3):
             raise DataError(
-                f"expected faces as uint8 [M, {SIDE}, {SIDE}, 3] in RGB, "
+                f"expected faces as uint8 [M, {SIZE}, {SIZE}, 3] in RGB, "
                 f"got {images.dtype} {list(images.shape)}"
             )
         checked = [_indices(genuine, len(images), "genuine")]
@@ -297,8 +297,8 @@ def _read_images(paths: Sequence[Path]) -> _Images:
 
 def _decode(encoded: bytes) -> NDArray[np.uint8]:
     header = read_header(encoded)
-    if (header.width, header.height) != (SIDE, SIDE):  # before a bomb is decoded
-        raise ImageFileError(f"expected {SIDE}x{SIDE}, got {header.width}x{header.height}")
+    if (header.width, header.height) != (SIZE, SIZE):  # before a bomb is decoded
+        raise ImageFileError(f"expected {SIZE}x{SIZE}, got {header.width}x{header.height}")
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ImageFileError(f"expected a whole {header.format}, got a damaged one")
@@ -309,15 +309,15 @@ def _stack(names: Sequence[str], read: Callable[[int], NDArray[np.uint8]]) -> _I
     """Collect the named faces, grey or BGR, as one RGB array, refusing every other size."""
     if len(names) > MAX_FACES:
         raise DataError(f"expected at most {MAX_FACES} faces to fit memory, got {len(names)}")
-    images = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
+    images = np.empty((len(names), SIZE, SIZE, 3), np.uint8)
     for index in tqdm(range(len(names)), desc="reading faces", unit="face", leave=False):
         try:
             image = read(index)
         except ImageError as error:
             raise DataError(f"expected a readable face, got {names[index]}: {error}") from error
-        if image.shape[:2] != (SIDE, SIDE):
+        if image.shape[:2] != (SIZE, SIZE):
             raise DataError(
-                f"expected aligned {SIDE}x{SIDE} faces, {names[index]} is "
+                f"expected aligned {SIZE}x{SIZE} faces, {names[index]} is "
                 f"{image.shape[1]}x{image.shape[0]}: align faces first with facepurify.align"
             )
         images[index] = image[..., None] if image.ndim == 2 else image[..., ::-1]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from facepurify.bench.conversion import to_torch
 from facepurify.errors import ModelContractError, ModelNotFoundError
+from facepurify.images import SIZE
 
 __all__ = ["Recognizer"]
 
-SIZE = 112
 CHUNK = 64
 PARITY = 1e-3
 Floats = npt.NDArray[np.float32]

@@ -29,6 +29,7 @@ __all__ = [
     "Faces",
     "Seen",
     "Steps",
+    "Target",
     "distance_cost",
     "to_bytes",
     "to_float",

@@ -20,7 +20,7 @@ from facepurify.bench.summary import both, headlines, percent
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 
-__all__ = ["BEGIN", "END", "main", "render_table", "replace_table"]
+__all__ = ["BEGIN", "END", "RECORDS", "main", "render_table", "replace_table"]
 
 HEAD = """\
 | data, recognizer | purifier | eps | FRR | pairs | oblivious | stored | black box | adaptive \

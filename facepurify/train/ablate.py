@@ -37,7 +37,6 @@ from facepurify.train.uddn import UddnNet
 __all__ = ["ARMS", "ATTACKS", "Arm", "ablate", "arms_named", "render_ablation"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), MIM(steps=10), PGD(steps=10))
-STAGES = ("", "output", "input")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def ablate(
         its seconds of training, and genuine rejected and attack success as fractions.
 
     Raises:
-        OptionError: the judge guides an arm, or an arm lacks what it needs.
+        OptionError: the judge guides an arm, an arm lacks what it needs, or the folder holds the
+            attacks on another guide of the same name.
         DataError: the folder holds a study of other settings.
     """
     _check(arms, guides, trial, space, draw_noise)
@@ -244,7 +244,10 @@ def _pack(
 ) -> AttackPack:
     if not path.exists():
         make_pack(faces, guides, count, seed=seed).save(path)
-    return AttackPack.load(path)
+    pack = AttackPack.load(path)
+    for guide in guides:  # those that only attack, too
+        pack.index(guide)
+    return pack
 
 
 def _write(study: dict[str, Any], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arr
 from facepurify.train.export import export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
+from facepurify.train.loop import check_free
 from facepurify.train.recover import recover_uddn
 from facepurify.train.uddn import UddnNet
 from facepurify.weights import read_model
@@ -56,8 +58,23 @@ class AdaptRecipe:
     attacked: int = 200
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise OptionError(f"expected minutes above 0, got {self.minutes}")
+        if not (self.minutes > 0 and self.rate > 0):
+            raise OptionError(
+                f"expected minutes and rate above 0, got {self.minutes} and {self.rate}"
+            )
+        if min(self.batch, self.pairs, self.attacked) < 1:
+            raise OptionError(
+                "expected batch, pairs and attacked of 1 or more, "
+                f"got {self.batch}, {self.pairs} and {self.attacked}"
+            )
+        self.settings()  # it refuses the rest
+
+    def settings(self) -> UddnRecipe:
+        """How the denoiser is trained, but for the number of steps."""
+        return UddnRecipe(
+            batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
+            recompressed=self.recompressed, settled=True,
+        )  # fmt: skip
 
 
 def adapt(
@@ -93,7 +110,9 @@ def adapt(
     Raises:
         ModelContractError: the model is no denoiser of ours.
         DataError: too few faces.
+        OutputExistsError: the folder holds a run.
     """
+    check_free(folder)
     end = time.monotonic() + 60 * recipe.minutes
     file = read_model(model)
     net = recover_uddn(file.content)
@@ -104,12 +123,8 @@ def adapt(
     rows = _judged(trial, "before", on_arrays(Purifier(model, threads=torch.get_num_threads())))
     end -= time.monotonic() - start  # as long as it will take to judge the result
     pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
-    settings = UddnRecipe(
-        batch=recipe.batch, rate=recipe.rate, fresh=recipe.fresh, rehearse=recipe.rehearse,
-        recompressed=recipe.recompressed, settled=True,
-    )  # fmt: skip
-    folder = Path(folder)
-    seconds = _seconds_a_step(file.content, pack, recognizer, settings, folder / "probe")
+    settings = recipe.settings()
+    seconds = _seconds_a_step(file.content, pack, recognizer, settings)
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     export_purifier(net, out)
@@ -134,7 +149,7 @@ def _pack_for(seconds: float, recognizer: Recognizer, faces: FaceSet, seed: int)
 
 
 def _seconds_a_step(
-    content: bytes, pack: AttackPack, recognizer: Recognizer, settings: UddnRecipe, folder: Path
+    content: bytes, pack: AttackPack, recognizer: Recognizer, settings: UddnRecipe
 ) -> float:
     """Takes a few steps on a copy; fresh and other attacks both happen among them."""
     net: UddnNet = recover_uddn(content)
@@ -143,6 +158,7 @@ def _seconds_a_step(
         rehearse = settings.rehearse if fresh else 0
         probe = replace(settings, fresh=fresh, rehearse=rehearse, steps=PROBE_STEPS)
         start = time.monotonic()
-        fit_uddn(net, pack, [recognizer], probe, folder / f"{fresh:g}")
+        with tempfile.TemporaryDirectory() as folder:
+            fit_uddn(net, pack, [recognizer], probe, folder)
         times.append((time.monotonic() - start) / PROBE_STEPS)
     return (1 - settings.fresh) * times[0] + settings.fresh * times[1]

@@ -28,6 +28,7 @@ from facepurify.train.faces import FaceSet
 __all__ = ["KINDS", "STRENGTHS", "AttackPack", "Batch", "make_pack", "turned"]
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
+SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
 KINDS = {"fgsm": 0.25, "pgd": 0.4, "mim": 0.2, "dim": 0.15}
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -76,16 +77,24 @@ class AttackPack:
         return torch.from_numpy(self.embeddings[guide][int(mirrored), rows.numpy()])
 
     def index(self, guide: Recognizer) -> int:
-        """Which of the pack's guides that is.
+        """Which of the pack's guides that is: by its name, and by what it sees in two faces.
 
         Raises:
-            OptionError: none of them.
+            OptionError: none of them, or another recognizer of the same name.
         """
         if guide.name not in self.guides:
             raise OptionError(
                 f"expected one of the pack's guides {', '.join(self.guides)}, got {guide.name}"
             )
-        return self.guides.index(guide.name)
+        place = self.guides.index(guide.name)
+        known = self.embeddings[place][0, :2]
+        seen = guide.embed_numpy((self.clean[:2] / 255).astype(np.float32))
+        if seen.shape != known.shape or not np.allclose(seen, known, atol=SAME):
+            raise OptionError(
+                f"expected the {guide.name} that the pack's attacks were made on, got another "
+                "recognizer of that name: make the attacks anew"
+            )
+        return place
 
     def save(self, path: str | Path) -> None:
         """Writes an uncompressed .npz of plain arrays."""

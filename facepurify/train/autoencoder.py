@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
+from facepurify.train.shares import check_shares
 from facepurify.train.uddn import LightUNet
 
 __all__ = ["Autoencoder", "AutoencoderRecipe", "fit_autoencoder"]
@@ -54,8 +54,7 @@ class AutoencoderRecipe:
     clean: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clean <= 1:
-            raise OptionError(f"expected a share clean from 0 to 1, got {self.clean}")
+        check_shares(clean=self.clean)
 
 
 def fit_autoencoder(

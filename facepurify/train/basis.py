@@ -19,6 +19,7 @@ import scipy.linalg
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.images import SIZE
 from facepurify.train.arrays import read_arrays
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "zone",
 ]
 
-SIZE = 112
 BLOCKS = ("luma_even", "luma_odd", "chroma_even", "chroma_odd")
 RGB_TO_YCC = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from facepurify.files import atomic_path
-from facepurify.train.basis import RGB_TO_YCC, SIZE, Basis, dct_matrix
+from facepurify.images import SIZE
+from facepurify.train.basis import RGB_TO_YCC, Basis, dct_matrix
 from facepurify.train.faces import FaceSet
 
 __all__ = ["full_basis", "luma_eigenfaces", "study_basis"]

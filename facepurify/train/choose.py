@@ -27,6 +27,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 
 __all__ = [
+    "EPS",
     "FIXED",
     "Floats",
     "Purify",

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
+from facepurify.imagefiles import SUFFIXES
+from facepurify.images import SIZE
 
 __all__ = ["FaceSet", "as_batch", "black_fraction", "load_faces"]
 
-SIZE = 112
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 # A crop that was warped from a tight photo has black wedges where the photo ended. Their hard
 # edges are not faces: they would lead the basis and teach the selector a border that no camera has.
 MAX_BLACK = 0.10

@@ -23,6 +23,7 @@ from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, sparsity_weight
 from facepurify.train.selection import GRADIENTS, Affinity, Shift, select
+from facepurify.train.shares import check_parts, check_shares
 
 __all__ = ["ATTACKERS", "AisRecipe", "Attacker", "fit_ais", "shift_of"]
 
@@ -81,13 +82,8 @@ class AisRecipe:
         ):
             if value not in known:
                 raise OptionError(f"expected {name} {', '.join(known)}, got {value!r}")
-        shares = (self.clean, self.noisy, self.rehearsed)
-        parts = (self.warmup, self.recompressed)
-        if min(shares) < 0 or sum(shares) > 1 or not all(0 <= part <= 1 for part in parts):
-            raise OptionError(
-                "expected shares clean, noisy and rehearsed of 0 or more, 1 together at most, "
-                f"and warmup and recompressed from 0 to 1, got {shares} and {parts}"
-            )
+        check_parts(clean=self.clean, noisy=self.noisy, rehearsed=self.rehearsed)
+        check_shares(warmup=self.warmup, recompressed=self.recompressed)
         least = 2 if self.gradient == "exact+loo" else 1
         if self.clones < least or self.depth < 0 or self.batch < 2:
             raise OptionError(

@@ -20,6 +20,7 @@ from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import sparsity_weight
 from facepurify.train.selection import Affinity, clone
+from facepurify.train.shares import check_shares
 
 __all__ = ["CRITIC", "CriticRecipe", "fit_critic"]
 
@@ -55,11 +56,10 @@ class CriticRecipe:
     identity: float = 1.0
 
     def __post_init__(self) -> None:
-        shares = (self.clean, self.recompressed)
-        if self.clones < 2 or not all(0 <= share <= 1 for share in shares):
+        check_shares(clean=self.clean, recompressed=self.recompressed)
+        if self.clones < 2:
             raise OptionError(
-                "expected clones >= 2, since a critic compares them, and shares clean and "
-                f"recompressed from 0 to 1, got {self.clones} and {shares}"
+                f"expected clones >= 2, since a critic compares them, got {self.clones}"
             )
 
 

@@ -17,6 +17,7 @@ from facepurify.train.delivery import recompress_some
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
+from facepurify.train.shares import check_parts, check_shares
 
 __all__ = ["PinRecipe", "fit_pin"]
 
@@ -56,8 +57,8 @@ class PinRecipe:
     def __post_init__(self) -> None:
         if self.gradient not in ("expected", "policy"):
             raise OptionError(f"expected gradient expected or policy, got {self.gradient!r}")
-        if not 0 <= self.recompressed <= 1:
-            raise OptionError(f"expected recompressed from 0 to 1, got {self.recompressed}")
+        check_parts(clean=self.clean, noisy=self.noisy)
+        check_shares(recompressed=self.recompressed)
 
 
 def fit_pin(

@@ -22,6 +22,7 @@ from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import expected_loss, sparsity_weight
+from facepurify.train.shares import check_parts, check_shares
 from facepurify.train.uddn import UddnNet
 
 __all__ = ["DISTANCES", "UddnRecipe", "distances", "fit_uddn", "projected"]
@@ -86,24 +87,16 @@ class UddnRecipe:
             raise OptionError(
                 f"expected a distance of {', '.join(DISTANCES)}, got {self.distance!r}"
             )
-        shares = (self.clean, self.noisy, self.band, self.generated)
-        if min(shares) < 0 or sum(shares) > 1:
+        check_parts(clean=self.clean, noisy=self.noisy, band=self.band, generated=self.generated)
+        check_shares(
+            recompressed=self.recompressed, direct=self.direct,
+            fresh=self.fresh, redraw=self.redraw,
+        )  # fmt: skip
+        if self.rehearse < 0 or self.reconstruction < 0:
             raise OptionError(
-                "expected shares clean, noisy, band and generated of 0 or more, 1 together at "
-                f"most, got {shares}"
+                "expected rehearse and reconstruction of 0 or more, "
+                f"got {self.rehearse} and {self.reconstruction}"
             )
-        if not (0 <= self.recompressed <= 1 and 0 <= self.direct <= 1):
-            raise OptionError(
-                "expected recompressed and direct from 0 to 1, "
-                f"got {self.recompressed} and {self.direct}"
-            )
-        if not (0 <= self.fresh <= 1 and 0 <= self.redraw <= 1 and self.rehearse >= 0):
-            raise OptionError(
-                "expected fresh and redraw from 0 to 1 and rehearse of 0 or more, "
-                f"got {self.fresh}, {self.redraw} and {self.rehearse}"
-            )
-        if self.reconstruction < 0:
-            raise OptionError(f"expected reconstruction of 0 or more, got {self.reconstruction}")
         if (self.redraw or self.rehearse) and not self.fresh:
             raise OptionError(
                 "expected a share of fresh attacks above 0 to redraw or rehearse, got fresh 0"

@@ -14,7 +14,16 @@ from facepurify.errors import OptionError
 from facepurify.train.attack_pack import STRENGTHS, AttackPack
 from facepurify.train.loop import Loop, Stateful
 
-__all__ = ["GNR_SIZES", "Gnr", "GnrRecipe", "fit_gnr", "gradient_penalty", "real_noise"]
+__all__ = [
+    "GNR_SIZES",
+    "Gnr",
+    "GnrRecipe",
+    "GnrSize",
+    "fit_gnr",
+    "gradient_penalty",
+    "real_noise",
+    "split",
+]
 
 LATENT = 64
 FIRST_SIDE = 14

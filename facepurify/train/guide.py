@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 
@@ -29,22 +27,25 @@ class Guide:
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.recognizer = recognizer
-        self._feature: Tensor | None = None
-        _last_layer(recognizer).register_forward_pre_hook(self._see)
+        self._layer = _last_layer(recognizer)
 
     def embed(self, x: Tensor) -> Tensor:
         """Unit embeddings [N, d] of RGB images [N, 3, 112, 112] in [0, 1]; differentiable."""
-        embedding = self.recognizer.embed(x)
-        self._feature = None  # it would keep the whole graph alive
-        return embedding
+        return self.recognizer.embed(x)
 
     def feature(self, x: Tensor) -> Tensor:
         """The same images' features [N, F]; differentiable."""
-        self.recognizer.embed(x)
-        feature, self._feature = self._feature, None
-        if feature is None:
+        seen: list[Tensor] = []
+
+        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+
+        # A hook that stayed would keep the graph of every later call alive.
+        with self._layer.register_forward_pre_hook(see):
+            self.recognizer.embed(x)
+        if not seen:
             raise ModelContractError(f"expected {self.recognizer.name} to run its last layer")
-        return feature.flatten(1)
+        return seen[-1].flatten(1)
 
     def redrawn(self, x: Tensor, generator: torch.Generator) -> Embed:
         """An embedding by a last layer drawn at random: another recognizer, of the same body.
@@ -63,9 +64,6 @@ class Guide:
             return nn.functional.normalize((self.feature(images) - mean) @ layer)
 
         return embed
-
-    def _see(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._feature = inputs[0]
 
 
 def _last_layer(recognizer: Recognizer) -> nn.Module:

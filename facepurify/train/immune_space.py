@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facepurify.train.basis import RGB_TO_YCC, SIZE, Basis, Block, dct_matrix
+from facepurify.images import SIZE
+from facepurify.train.basis import RGB_TO_YCC, Basis, Block, dct_matrix
 
 __all__ = ["ImmuneSpace"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,15 @@ from tqdm import tqdm
 from facepurify.errors import DataError, OutputExistsError
 from facepurify.files import atomic_path
 
-__all__ = ["CHECKPOINT", "Loop", "Stateful", "load_run", "mean_or_nan"]
+__all__ = [
+    "CHECKPOINT",
+    "Loop",
+    "Stateful",
+    "check_free",
+    "checkpoint_in",
+    "load_run",
+    "mean_or_nan",
+]
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 100
@@ -32,16 +41,33 @@ class Stateful(Protocol):
         """Takes what ``state_dict`` gave."""
 
 
-def _restored(folder: Path, parts: Mapping[str, Stateful]) -> Any:
+@contextmanager
+def checkpoint_in(folder: str | Path) -> Iterator[Any]:
+    """Yields a run's checkpoint; ``["parts"]`` has the states by name.
+
+    Raises:
+        DataError: there is none, or the block found that it is another's.
+    """
     try:
-        state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+        yield torch.load(Path(folder) / CHECKPOINT, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
             f"expected a checkpoint of this very run in {folder}, got {error}"
         ) from error
-    return state
+
+
+def check_free(folder: str | Path, advice: str = "name another folder") -> None:
+    """Sees to it that a new run can begin there.
+
+    Args:
+        folder: of the run; it need not be there.
+        advice: what else to do, as the command allows.
+
+    Raises:
+        OutputExistsError: the folder holds a run.
+    """
+    if (Path(folder) / CHECKPOINT).exists():
+        raise OutputExistsError(f"{folder} holds a run already: {advice}")
 
 
 class Loop:
@@ -79,12 +105,9 @@ class Loop:
         self._seed = seed
         self._step = 0
         self._rows: list[dict[str, float]] = []
-        if self._checkpoint.exists():
-            if not resume:
-                raise OutputExistsError(
-                    f"{self.folder} holds a run already: continue it with --resume, "
-                    "or name another folder"
-                )
+        if not resume:
+            check_free(folder, "continue it with --resume, or name another folder")
+        elif self._checkpoint.exists():
             self._load()
 
     @property
@@ -125,8 +148,10 @@ class Loop:
         self._draw()
 
     def _load(self) -> None:
-        state = _restored(self.folder, self._parts)
-        self._step, self._rows = state["step"], state["rows"]
+        with checkpoint_in(self.folder) as state:
+            for name, part in self._parts.items():
+                part.load_state_dict(state["parts"][name])
+            self._step, self._rows = state["step"], state["rows"]
 
     def _draw(self) -> None:
         from matplotlib.figure import Figure
@@ -158,7 +183,8 @@ def load_run(net: nn.Module, folder: str | Path) -> None:
     Raises:
         DataError: there is none, or it is another network's.
     """
-    _restored(Path(folder), {"net": net})
+    with checkpoint_in(folder) as state:
+        net.load_state_dict(state["parts"]["net"])
     net.eval()
 
 

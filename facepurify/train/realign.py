@@ -14,7 +14,7 @@ from facepurify.errors import DataError, LandmarkError, ModelContractError, Mode
 from facepurify.extras import require
 from facepurify.files import atomic_path
 from facepurify.geometry import align
-from facepurify.train.faces import SUFFIXES
+from facepurify.imagefiles import SUFFIXES
 
 __all__ = ["Landmarks", "realign", "tile"]
 

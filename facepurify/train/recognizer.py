@@ -20,7 +20,7 @@ from facepurify.train.arcface import ArcFace
 from facepurify.train.export import to_onnx, write_checked
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
-from facepurify.train.loop import Loop, load_run
+from facepurify.train.loop import Loop, checkpoint_in
 from facepurify.train.optimiser import Optimiser
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "distill",
     "embed_faces",
     "export_recognizer",
+    "load_facenet",
+    "load_net",
     "normalised",
     "teach",
 ]
@@ -133,6 +135,19 @@ def normalised(images: Tensor) -> Tensor:
     return blob.contiguous(memory_format=torch.channels_last)
 
 
+def load_facenet(folder: str | Path) -> FaceNet:
+    """The network of a run of ``train recognizer``, in evaluation mode.
+
+    Raises:
+        DataError: the folder holds no run of the default widths.
+    """
+    with checkpoint_in(folder) as state:
+        weights = state["parts"]["net"]
+        net = FaceNet(len(weights["embedding.1.weight"]))
+        net.load_state_dict(weights)
+    return net.eval()
+
+
 def load_net(path: str | Path) -> tuple[nn.Module, int]:
     """A recognizer to train further, with the length of its embeddings.
 
@@ -141,14 +156,13 @@ def load_net(path: str | Path) -> tuple[nn.Module, int]:
             whose normalisations are folded into its convolutions.
 
     Raises:
-        DataError: the folder holds no run of the default architecture.
+        DataError: the folder holds no run of the default widths.
         ModelNotFoundError: there is no such file.
         ModelContractError: the file is no recognizer that can be trained.
     """
     path = Path(path)
     if path.is_dir():
-        net = FaceNet()
-        load_run(net, path)
+        net = load_facenet(path)
         return net, net.dim
     recognizer = Recognizer.from_onnx(path)
     trainable = recognizer.trainable()

@@ -10,7 +10,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from facepurify.errors import ModelContractError
-from facepurify.train.basis import SIZE, Basis, Block
+from facepurify.images import SIZE
+from facepurify.train.basis import Basis, Block
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
 from facepurify.train.quantise import widened

@@ -93,7 +93,8 @@ def study_selection(
         raise OptionError(
             f"expected a pack of more than {study.held_out + study.batch} faces, got {len(pack)}"
         )
-    task = _Task(pack, guide, recipe, sparsity_weight(net.space.eigenvalues, recipe.sparsity))
+    price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
+    task = _Task(pack, guide, pack.index(guide), recipe, price)
     rows = torch.arange(study.batch)
     still = copy.deepcopy(net).eval()
     drawn = torch.stack(
@@ -137,6 +138,7 @@ class _Task:
 
     pack: AttackPack
     guide: Recognizer
+    place: int
     recipe: AisRecipe
     price: Tensor
 
@@ -146,7 +148,7 @@ class _Task:
         coefficients, probability, _, _ = net.sense(torch.where(odd, attacked, clean))
         with torch.no_grad():
             target = net.space.encode(clean)
-        wanted = self.pack.embedded(self.pack.index(self.guide), rows, mirrored=False)
+        wanted = self.pack.embedded(self.place, rows, mirrored=False)
         shift = shift_of(net, self.guide.embed, coefficients, wanted)
         recipe = self.recipe
         affinity = Affinity(

@@ -15,13 +15,14 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.train.arcface import ArcFace
-from facepurify.train.choose import Floats, Trial, held_out_trial
+from facepurify.train.choose import Purify, Trial, held_out_trial, on_tensors
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fresh import attack_now
 from facepurify.train.loop import Loop
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.recognizer import export_recognizer
+from facepurify.train.shares import check_shares
 from facepurify.train.uddn import UddnNet
 
 __all__ = ["TransferRecipe", "softened_loss", "teach_student", "transfer", "tune_teacher"]
@@ -52,11 +53,9 @@ class TransferRecipe:
     labels: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.temperature < 1 or not 0 <= self.hostile <= 1:
-            raise OptionError(
-                "expected a temperature of 1 or more and hostile from 0 to 1, "
-                f"got {self.temperature} and {self.hostile}"
-            )
+        check_shares(hostile=self.hostile)
+        if self.temperature < 1:
+            raise OptionError(f"expected a temperature of 1 or more, got {self.temperature}")
 
 
 def transfer(
@@ -71,6 +70,7 @@ def transfer(
     pairs: int = 1000,
     attacked: int = 200,
     seed: int = 0,
+    resume: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Trains the students of the paper's table 3, judges its four rows, writes the last student.
 
@@ -88,6 +88,7 @@ def transfer(
         pairs: clean held-out pairs of each kind.
         attacked: attacked ones.
         seed: of everything random.
+        resume: go on with the runs in ``folder``.
 
     Returns:
         For each row the genuine pairs rejected and the success of each attack, as fractions.
@@ -96,9 +97,11 @@ def transfer(
     students: dict[str, FaceNet] = {}
     for name, purify in (("distillation only", _as_it_is), ("all", denoiser.purify)):
         place = folder / name.replace(" ", "-")
-        teacher, head = tune_teacher(base, purify, faces, recipe, place / "teacher", seed=seed)
+        teacher, head = tune_teacher(
+            base, purify, faces, recipe, place / "teacher", seed=seed, resume=resume
+        )
         students[name] = teach_student(
-            base, teacher, head, purify, faces, recipe, place / "student", seed=seed
+            base, teacher, head, purify, faces, recipe, place / "student", seed=seed, resume=resume
         )
     files = {"none": folder / "base.onnx", "distillation only": folder / "distilled.onnx"}
     export_recognizer(copy.deepcopy(base), files["none"])
@@ -109,7 +112,7 @@ def transfer(
         return held_out_trial(faces, recognizer, pairs=pairs, attacked=attacked, seed=seed)
 
     foreign = trial_of(stranger) if stranger else None
-    denoise = _on_arrays(denoiser)
+    denoise = on_tensors(denoiser.purify)
     trials = {
         name: trial_of(Recognizer.from_onnx(path)) for name, path in (*files.items(), ("all", out))
     }
@@ -133,6 +136,7 @@ def tune_teacher(
     folder: str | Path,
     *,
     seed: int = 0,
+    resume: bool = False,
 ) -> tuple[FaceNet, ArcFace]:
     """Tunes a copy of ``base`` on purified faces, clean and attacked.
 
@@ -152,7 +156,7 @@ def tune_teacher(
     head = ArcFace(net.dim, int(labels.max()) + 1)
     optimiser = Optimiser([*net.parameters(), *head.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": head, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed)
+    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         with torch.no_grad():
@@ -175,6 +179,7 @@ def teach_student(
     folder: str | Path,
     *,
     seed: int = 0,
+    resume: bool = False,
 ) -> FaceNet:
     """Teaches a copy of ``base`` the teacher's outputs on purified faces.
 
@@ -189,7 +194,7 @@ def teach_student(
     net, own = _trainable(base), copy.deepcopy(head).train().requires_grad_()
     optimiser = Optimiser([*net.parameters(), *own.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": own, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed + 1)
+    loop = Loop(folder, parts, steps=recipe.steps, seed=seed + 1, resume=resume)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         known = label >= 0
@@ -271,19 +276,7 @@ def _draw(
         return clean, purify(seen), labels[rows]
 
 
-def _on_arrays(denoiser: UddnNet) -> Callable[[Floats], Floats]:
-    def purify(images: Floats) -> Floats:
-        with torch.no_grad():
-            parts = [denoiser.purify(part) for part in torch.from_numpy(images).split(64)]
-        result: Floats = torch.cat(parts).numpy()
-        return result
-
-    return purify
-
-
-def _judged(
-    trial: Trial, foreign: Trial | None, purify: Callable[[Floats], Floats]
-) -> dict[str, float]:
+def _judged(trial: Trial, foreign: Trial | None, purify: Purify) -> dict[str, float]:
     """White box, then black box: the same pairs, probes attacked on the stranger."""
     row = trial.judge(purify)
     if foreign is None:

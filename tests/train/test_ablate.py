@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from facepurify.errors import DataError, OptionError
 from facepurify.train import ablate as ablate_module
 from facepurify.train.__main__ import main
 from facepurify.train.ablate import ARMS, Arm, ablate, arms_named, render_ablation
+from facepurify.train.attack_pack import make_pack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import Trial, held_out_trial
 from facepurify.train.export import export_purifier
@@ -61,7 +63,7 @@ def test_the_stage_stands_where_the_arm_says(basis: Basis) -> None:
     torch.manual_seed(0)
     nets = {
         stage: ablate_module._net(Arm(stage, stage=stage), "light", basis)
-        for stage in ablate_module.STAGES
+        for stage in {arm.stage for arm in ARMS}
     }
     assert type(nets[""]) is UddnNet
     assert isinstance(nets["output"], ImmuneNet)
@@ -109,6 +111,17 @@ def test_finished_arms_are_kept(
         ablate([other], TINY, faces, guides, trial, tmp_path, count=4)
     with pytest.raises(DataError, match="expected a study of"):
         ablate(arms, TINY, faces, guides, trial, tmp_path, count=5)
+
+
+def test_attacks_on_another_guide_of_the_same_name(
+    faces: FaceSet, guide: Recognizer, trial: Trial, tmp_path: Path
+) -> None:
+    old, new = copy.copy(trial.recognizer), copy.copy(guide)
+    old.name = new.name = "other"
+    make_pack(faces, [guide, old], 4).save(tmp_path / "attacks2.npz")
+    arm = Arm("its loss only", guides=1, attacks_on_all=True)
+    with pytest.raises(OptionError, match="got another recognizer of that name"):
+        ablate([arm], TINY, faces, [guide, new], trial, tmp_path, count=4)
 
 
 def test_arms_that_cannot_be(

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from facepurify import Purifier
-from facepurify.errors import ModelContractError, OptionError
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import ModelContractError, OptionError, OutputExistsError
 from facepurify.train.__main__ import main
-from facepurify.train.adapt import AdaptRecipe
+from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.export import export_purifier
+from facepurify.train.faces import FaceSet
 from facepurify.train.quantise import quantise
 from facepurify.train.recover import recover_uddn
 from facepurify.train.uddn import UddnNet
@@ -68,6 +70,8 @@ def test_another_model_is_refused(tiny_model: Path) -> None:
 def test_the_command_adapts_and_measures(
     folders: list[Path],
     guide_file: Path,
+    guide: Recognizer,
+    faces: FaceSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -90,6 +94,26 @@ def test_the_command_adapts_and_measures(
         Purifier(name).purify_canonical(x).images for name in ("shipped.onnx", "mine.onnx")
     )
     assert not np.array_equal(before, after)
-    assert main(command) == 1  # the run is there already
-    with pytest.raises(OptionError, match="expected minutes"):
-        AdaptRecipe(minutes=0)
+    run = sorted(path.name for path in Path("runs/adapt").iterdir())
+    assert run == ["checkpoint.pt", "curve.png", "log.csv"]
+    # The run is there already, which is found before anything is read.
+    assert main([*command, "--recognizer", "none.onnx"]) == 1
+    assert "runs/adapt holds a run already: name another folder" in capsys.readouterr().err
+    with pytest.raises(OutputExistsError):
+        adapt(guide, faces, "none.onnx", AdaptRecipe(), "runs/adapt", "mine.onnx")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"minutes": 0}, "expected minutes"),
+        ({"rate": -1e-3}, "expected minutes and rate"),
+        ({"attacked": 0}, "expected batch, pairs and attacked"),
+        ({"fresh": 1.5}, "expected fresh from 0 to 1"),
+        ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
+        ({"fresh": 0.0, "rehearse": 2}, "above 0 to redraw or rehearse"),
+    ],
+)
+def test_recipes_that_mean_nothing(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        AdaptRecipe(**wrong)

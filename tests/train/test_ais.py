@@ -258,8 +258,8 @@ def test_training_lowers_the_affinity(
     [
         ({"gradient": "guess"}, "expected gradient exact"),
         ({"attacker": "none"}, "expected attacker mixed"),
-        ({"clean": 0.6, "rehearsed": 0.6}, "expected shares clean"),
-        ({"recompressed": 1.5}, "warmup and recompressed from 0 to 1"),
+        ({"clean": 0.6, "rehearsed": 0.6}, "clean, noisy, rehearsed of 1 together"),
+        ({"recompressed": 1.5}, "expected recompressed from 0 to 1"),
         ({"gradient": "exact+loo"}, "expected clones >= 2"),
     ],
 )

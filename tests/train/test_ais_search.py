@@ -20,6 +20,7 @@ from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.critic import AffinityCritic
 from facepurify.train.export import export_purifier
+from facepurify.train.fit_critic import CriticRecipe
 from facepurify.weights import read_manifest
 
 SIZES = ["--luma", "20", "--chroma", "10"]
@@ -180,6 +181,21 @@ def test_the_benchmark_attacks_a_search_by_its_mean_mask(model: Path, images: np
     defence.differentiable(x, seed=3).square().sum().backward()
     assert x.grad is not None
     assert float(x.grad.abs().max()) > 0
+
+
+def test_the_study_offers_no_resuming(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ais-gradient", "--guide", "none.onnx", "--resume"])
+    assert "unrecognized arguments: --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"clones": 1}, "expected clones >= 2"), ({"clean": 1.1}, "expected clean from 0 to 1")],
+)
+def test_critics_that_mean_nothing(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        CriticRecipe(**wrong)
 
 
 def test_commands_from_training_to_the_search(

@@ -43,7 +43,7 @@ def test_training_brings_the_pixels_closer(pack: AttackPack, tmp_path: Path) -> 
     grey = 255 * np.abs(pack.clean[0] / 255 - 0.5).mean()
     assert pixel[0] == pytest.approx(grey, rel=1e-4)  # it begins from grey
     assert pixel[-1] < 0.9 * pixel[0]
-    with pytest.raises(OptionError, match="share clean from 0 to 1"):
+    with pytest.raises(OptionError, match="clean from 0 to 1"):
         AutoencoderRecipe(clean=2)
 
 

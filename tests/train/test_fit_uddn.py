@@ -47,6 +47,14 @@ def test_a_guides_feature_is_what_its_last_layer_turns_into_the_embedding(
     assert float(gradient.abs().max()) > 0
 
 
+def test_no_guide_stays_on_its_recognizer(
+    guide: Recognizer, pack: AttackPack, tmp_path: Path
+) -> None:
+    recipe = UddnRecipe(steps=1, batch=2, distance="feature")
+    fit_uddn(UddnNet(), pack, [guide], recipe, tmp_path / "run")
+    assert not any(layer._forward_pre_hooks for layer in guide.modules())
+
+
 def test_a_redrawn_guide_is_another_recognizer(guide: Recognizer, pack: AttackPack) -> None:
     x = torch.from_numpy(pack.clean[:6] / np.float32(255))
     one, again, other = (Guide(guide).redrawn(x, generator(seed))(x) for seed in (1, 1, 2))
@@ -139,8 +147,9 @@ def test_generated_noise_is_what_the_network_sees(
     [
         ({"distance": "l2"}, "expected a distance of"),
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
-        ({"fresh": 1.5}, "expected fresh and redraw"),
-        ({"recompressed": -0.1}, "expected recompressed and direct"),
+        ({"fresh": 1.5}, "expected fresh from 0 to 1"),
+        ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
+        ({"rehearse": -1, "fresh": 0.5}, "expected rehearse and reconstruction"),
         ({"rehearse": 3}, "above 0 to redraw or rehearse"),
     ],
 )

@@ -134,8 +134,22 @@ def test_an_exported_recognizer_can_be_trained_again(tmp_path: Path) -> None:
     assert export_recognizer(again, tmp_path / "again.onnx") < 1e-3
 
 
+def test_a_run_tells_the_length_of_its_embeddings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = FaceNet(16).eval()
+    torch.save({"parts": {"net": net.state_dict()}}, tmp_path / "checkpoint.pt")
+    again, dim = load_net(tmp_path)
+    assert dim == 16
+    x = torch.rand(2, 3, 112, 112) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(again(x), net(x))
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="checkpoint"):
+        load_net(tmp_path)
+    torch.save({"parts": {"net": nn.Linear(2, 1).state_dict()}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(DataError, match="checkpoint of this very run"):
         load_net(tmp_path)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -24,6 +26,7 @@ from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.loop import load_run
 from facepurify.train.pin import PinNet, expected_loss, sparsity_weight
 from facepurify.weights import read_manifest
+from tests.bench.conftest import recognizer_model as other_model
 
 
 def test_attacks_stay_inside_their_strength_and_work(pack: AttackPack, guide: Recognizer) -> None:
@@ -95,11 +98,44 @@ def test_training_lowers_the_loss(
 def test_a_recipe_and_guides_are_checked(
     basis: Basis, pack: AttackPack, guide: Recognizer, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="expected gradient"):
-        PinRecipe(gradient="guess")
+    for wrong, message in (
+        ({"gradient": "guess"}, "expected gradient"),
+        ({"clean": 0.6, "noisy": 0.6}, "clean, noisy of 1 together"),
+        ({"recompressed": 1.5}, "expected recompressed from 0 to 1"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            PinRecipe(**wrong)
     others = replace(pack, guides=("another",) * len(pack.guides))
     with pytest.raises(OptionError, match="expected one of the pack's guides"):
         fit_pin(PinNet(basis), others, [guide], PinRecipe(), tmp_path / "run")
+
+
+def test_a_pack_knows_its_guides_by_what_they_see(
+    pack: AttackPack, guide: Recognizer, shipped: Recognizer, tmp_path: Path
+) -> None:
+    assert pack.index(guide) == 0
+    onnx.save(other_model(5), tmp_path / "guide.onnx")
+    retrained, longer = Recognizer.from_onnx(tmp_path / "guide.onnx"), copy.copy(shipped)
+    longer.name = guide.name
+    assert (retrained.name, retrained.dim) == (guide.name, guide.dim)
+    for another in (retrained, longer):
+        with pytest.raises(OptionError, match="got another recognizer of that name"):
+            pack.index(another)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "--run", "none"],
+        ["recognizer", "--teacher", "none.onnx"],
+        ["mter", "--recognizer", "none.onnx"],
+    ],
+)
+def test_what_cannot_be_published_is_not_begun(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--data", "none", "--publish", "models", "--licence", "MIT"]) == 1
+    assert "expected --training-data and --licence" in capsys.readouterr().err
 
 
 def test_commands_from_faces_to_a_purifier(

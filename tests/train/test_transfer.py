@@ -13,6 +13,8 @@ from torch import nn
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError
 from facepurify.train.__main__ import main
+from facepurify.train.ais import AisNet
+from facepurify.train.basis import Basis
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet
 from facepurify.train.runs import describe_run
@@ -77,11 +79,12 @@ def test_the_command_makes_the_table(
         Path(folder).mkdir()
         torch.save({"parts": {"net": net.state_dict()}}, f"{folder}/checkpoint.pt")
     describe_run("uddn", "UDDN", size="light")
-    assert main([
+    command = [
         "transfer", "--data", *map(str, folders), "--cache", "cache", "--recognizer", "recognizer",
-        "--dim", "16", "--denoiser", "uddn", "--stranger", str(guide_file), "--pairs", "8",
+        "--denoiser", "uddn", "--stranger", str(guide_file), "--pairs", "8",
         "--attacked", "2", "--steps", "2", "--batch", "4",
-    ]) == 0  # fmt: skip
+    ]  # fmt: skip
+    assert main(command) == 0
     rows = json.loads(Path("runs/transfer/transfer.json").read_text())
     assert list(rows) == ["none", "denoise only", "distillation only", "all"]
     assert all(len(row) == 1 + 2 * 2 * 2 for row in rows.values())
@@ -89,7 +92,32 @@ def test_the_command_makes_the_table(
     assert "black box fgsm dodging" in printed
     assert Recognizer.from_onnx("student.onnx").dim == 16
 
+    assert main(command) == 1
+    assert "continue it with --resume" in capsys.readouterr().err
+    kept, lost = (Path(f"runs/transfer/all/{who}/checkpoint.pt") for who in ("teacher", "student"))
+    written = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert main([*command, "--resume"]) == 0
+    assert kept.stat().st_mtime_ns == written
+    assert lost.exists()
+    assert json.loads(Path("runs/transfer/transfer.json").read_text()) == rows
+
+
+def test_a_run_of_another_kind_is_named(
+    basis: Basis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    basis.save(tmp_path / "eigenfaces.npz")
+    described = {"luma": 20, "chroma": 12, "selector": "light", "memory": 0}
+    describe_run(tmp_path, "AIS", eigenfaces=str(tmp_path / "eigenfaces.npz"), **described)
+    net = AisNet(Basis.load(tmp_path / "eigenfaces.npz"), memory=0)
+    torch.save({"parts": {"net": net.state_dict()}}, tmp_path / "checkpoint.pt")
+    command = ["transfer", "--data", "none", "--recognizer", "none", "--denoiser", str(tmp_path)]
+    assert main(command) == 1
+    assert "expected a run of uddn for --denoiser, got one of AIS" in capsys.readouterr().err
+
 
 def test_recipes_that_mean_nothing() -> None:
     with pytest.raises(OptionError, match="expected a temperature"):
         TransferRecipe(temperature=0.5)
+    with pytest.raises(OptionError, match="expected hostile from 0 to 1"):
+        TransferRecipe(hostile=1.5)

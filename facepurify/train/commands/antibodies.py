@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.attack_pack import AttackPack
@@ -59,10 +60,10 @@ def add_commands(commands: Commands) -> None:
     add_recipe(sub, CriticRecipe())
 
     sub = commands.add("ais-gradient", _ais_gradient, "compare the gradients of AIS's selection")
-    add_guides(sub)
+    sub.add_argument("--guide", required=True, metavar="ONNX", help="one recognizer")
     add_space(sub, ANALYZERS)
     sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
-    add_training(sub, "runs/ais-gradient")
+    add_training(sub, "runs/ais-gradient", resume=False)
     sub.add_argument("--sparsity", type=int, default=AisRecipe().sparsity, help="as of ais")
     add_recipe(sub, StudyRecipe())
 
@@ -112,7 +113,7 @@ def _critic(options: argparse.Namespace) -> None:
 def _ais_gradient(options: argparse.Namespace) -> None:
     net = begun(AisNet(basis_of(options), options.selector, options.memory), options)
     report = study_selection(
-        net, AttackPack.load(options.attacks), load_guides(options)[0],
+        net, AttackPack.load(options.attacks), Recognizer.from_onnx(options.guide),
         filled(StudyRecipe, options), AisRecipe(sparsity=options.sparsity), options.run,
         seed=options.seed,
     )  # fmt: skip

@@ -33,6 +33,7 @@ from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
+from facepurify.train.loop import check_free
 from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn
 from facepurify.train.uddn import SIZES, UddnNet
 
@@ -157,9 +158,11 @@ def _ablate(options: argparse.Namespace) -> None:
 
 
 def _adapt(options: argparse.Namespace) -> None:
+    recipe = filled(AdaptRecipe, options)
+    check_free(options.run)  # before the faces, which may take minutes to pack
     rows = adapt(
         Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
-        options.model, filled(AdaptRecipe, options), options.run, options.out, seed=options.seed,
+        options.model, recipe, options.run, options.out, seed=options.seed,
     )  # fmt: skip
     print_rows(rows)
     print(f"wrote {options.out}; attacks at 8/255, on held-out faces, without the purifier known")

@@ -16,6 +16,7 @@ from facepurify.train.corruption import DrawNoise
 from facepurify.train.faces import load_faces
 from facepurify.train.gnr import GNR_SIZES, Gnr
 from facepurify.train.loop import load_run
+from facepurify.train.publish import Origin
 
 __all__ = [
     "Commands",
@@ -32,6 +33,7 @@ __all__ = [
     "filled",
     "load_guides",
     "noise_of",
+    "origin_of",
     "print_rows",
     "trials_of",
 ]
@@ -78,19 +80,23 @@ def load_guides(options: argparse.Namespace) -> list[Recognizer]:
     return [Recognizer.from_onnx(path, device) for path in options.guide]
 
 
-def add_training(sub: argparse.ArgumentParser, run: str, *, start: bool = True) -> None:
+def add_training(
+    sub: argparse.ArgumentParser, run: str, *, start: bool = True, resume: bool = True
+) -> None:
     """The run's folder, attacks to train on, and where to begin.
 
     Args:
         sub: of the command.
         run: its default folder.
         start: whether it can begin from another run's weights.
+        resume: whether it can go on where it was stopped.
     """
     sub.add_argument("--run", default=run, metavar="DIR", help="checkpoint, log, curve")
     sub.add_argument("--attacks", default="attacks.npz", help="what `attacks` wrote")
     if start:
         sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
-    sub.add_argument("--resume", action="store_true", help="go on with the run")
+    if resume:
+        sub.add_argument("--resume", action="store_true", help="go on with the run")
 
 
 def begun(net: Net, options: argparse.Namespace) -> Net:
@@ -149,6 +155,15 @@ def add_publishing(sub: argparse.ArgumentParser, name: str | None = None) -> Non
     sub.add_argument("--name", default=name, help="to publish it under")
     sub.add_argument("--training-data", action="extend", nargs="+", default=[], metavar="SET")
     sub.add_argument("--licence", default="", help="what the data allows, for the manifest")
+
+
+def origin_of(options: argparse.Namespace) -> Origin | None:
+    """What ``add_publishing`` tells the users; None where nothing is to be published.
+
+    Raises:
+        DataError: it tells too little.
+    """
+    return Origin(options.training_data, options.licence) if options.publish else None
 
 
 def add_pairs(sub: argparse.ArgumentParser, pairs: int, attacked: int = 200) -> None:

@@ -20,15 +20,22 @@ from facepurify.train.commands.options import (
     add_publishing,
     add_recipe,
     filled,
+    origin_of,
     print_rows,
 )
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
-from facepurify.train.loop import load_run
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.publish import Origin, publish_recognizer
-from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer, load_net, teach
-from facepurify.train.runs import open_run
+from facepurify.train.recognizer import (
+    DistillRecipe,
+    distill,
+    export_recognizer,
+    load_facenet,
+    load_net,
+    teach,
+)
+from facepurify.train.runs import method_of, open_run
 from facepurify.train.transfer import TransferRecipe, transfer
 from facepurify.train.uddn import UddnNet
 
@@ -63,31 +70,31 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("transfer", _transfer, "teach a recognizer to stand behind a denoiser")
     add_faces(sub)
     sub.add_argument("--recognizer", required=True, metavar="RUN", help="of `recognizer`")
-    sub.add_argument("--dim", type=int, default=128, help="length of its embeddings")
     sub.add_argument("--denoiser", required=True, metavar="RUN", help="of `uddn`")
     sub.add_argument("--stranger", metavar="ONNX", help="to attack black box")
     add_pairs(sub, 1000)
     sub.add_argument("--run", default="runs/transfer", metavar="DIR")
+    sub.add_argument("--resume", action="store_true")
     sub.add_argument("-o", "--out", default="student.onnx")
     add_recipe(sub, TransferRecipe())
 
 
 def _recognizer(options: argparse.Namespace) -> None:
+    recipe, origin = filled(DistillRecipe, options), origin_of(options)
     teacher = Recognizer.from_onnx(options.teacher)
     net = FaceNet(teacher.dim)
-    recipe = filled(DistillRecipe, options)
     faces = load_faces(options.data, options.cache)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
         cache=options.cache, seed=options.seed, resume=options.resume,
     )  # fmt: skip
     print(f"cosine to the teacher on held-out faces: {cosine:.4f}")
-    _write_recognizer(net, options)
+    _write_recognizer(net, options, origin)
 
 
 def _mter(options: argparse.Namespace) -> None:
+    recipe, origin = filled(MterRecipe, options), origin_of(options)
     net, dim = load_net(options.recognizer)
-    recipe = filled(MterRecipe, options)
     faces = load_faces(options.data, options.cache)
     teacher = None
     if options.teacher:
@@ -101,7 +108,7 @@ def _mter(options: argparse.Namespace) -> None:
         net.to(options.device), dim, faces, recipe, options.run,
         teacher=teacher, purify=purify, seed=options.seed, resume=options.resume,
     )  # fmt: skip
-    _write_recognizer(net.cpu(), options)
+    _write_recognizer(net.cpu(), options, origin)
     print("held-out faces, FAR 1e-3, feature-target attacks at eps 10:")
     trial = held_out_trial(
         faces, Recognizer.from_onnx(options.out), pairs=3000, far=1e-3, eps=10,
@@ -112,26 +119,25 @@ def _mter(options: argparse.Namespace) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    base, denoiser = FaceNet(options.dim), open_run(options.denoiser)
+    recipe, denoiser = filled(TransferRecipe, options), open_run(options.denoiser)
     if not isinstance(denoiser, UddnNet):
         raise OptionError(
-            f"expected a run of uddn for --denoiser, got one of PIN: {options.denoiser}"
+            "expected a run of uddn for --denoiser, "
+            f"got one of {method_of(denoiser)}: {options.denoiser}"
         )
-    load_run(base, options.recognizer)
     rows = transfer(
-        base, denoiser, load_faces(options.data, options.cache),
-        filled(TransferRecipe, options), options.run, options.out,
+        load_facenet(options.recognizer), denoiser, load_faces(options.data, options.cache),
+        recipe, options.run, options.out,
         stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,
-        pairs=options.pairs, attacked=options.attacked, seed=options.seed,
+        pairs=options.pairs, attacked=options.attacked, seed=options.seed, resume=options.resume,
     )  # fmt: skip
     print_rows(rows)
     print(f"wrote {options.out}, a recognizer to use behind that denoiser")
 
 
-def _write_recognizer(net: nn.Module, options: argparse.Namespace) -> None:
+def _write_recognizer(net: nn.Module, options: argparse.Namespace, origin: Origin | None) -> None:
     """Exports a recognizer, and publishes it where that was asked for."""
     difference = export_recognizer(net, options.out)
-    if options.publish:
-        origin = Origin(options.training_data, options.licence)
+    if origin:
         publish_recognizer(Path(options.out), Path(options.publish), options.name, origin)
     print(f"wrote {options.out}: largest difference to torch {difference:.2g}")

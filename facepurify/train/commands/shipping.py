@@ -16,6 +16,7 @@ from facepurify.train.commands.options import (
     add_guides,
     add_pairs,
     add_publishing,
+    origin_of,
     trials_of,
 )
 from facepurify.train.critic import AffinityCritic
@@ -28,7 +29,7 @@ from facepurify.train.faces import load_faces
 from facepurify.train.fit_critic import CRITIC
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
-from facepurify.train.publish import Origin, publish_purifier
+from facepurify.train.publish import publish_purifier
 from facepurify.train.quantise import WEIGHTS, quantise
 from facepurify.train.runs import (
     method_of,
@@ -77,6 +78,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    origin = origin_of(options)
     net = open_run(options.run)
     if options.denoiser:
         if not isinstance(net, ImmuneNet):
@@ -92,12 +94,12 @@ def _export(options: argparse.Namespace) -> None:
         quantise(str(out), "float16", out)
     faces = load_faces(options.data, options.cache)
     threshold = suspicion_threshold(out, faces)
-    if options.publish:
+    if origin:
         publish_purifier(
             out,
             Path(options.publish),
             options.name or method.lower(),
-            Origin(options.training_data, options.licence),
+            origin,
             method=method,
             masks=Purifier(out).info.masks,
             threshold=threshold,
