@@ -16,7 +16,7 @@ from facepurify.errors import OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
-from facepurify.train.export import export_purifier
+from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
 from facepurify.train.loop import check_free
@@ -128,6 +128,7 @@ def adapt(
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     export_purifier(net, out)
+    calibrate(out, faces)
     rows |= _judged(trial, "after", on_arrays(Purifier(str(out), threads=torch.get_num_threads())))
     unprotected = _judged(trial, "none", lambda images: images)
     return unprotected | rows

@@ -24,7 +24,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
-from facepurify.train.quantise import halve
+from facepurify.train.quantise import halve, name_threshold
 from facepurify.train.uddn import UddnNet
 
 __all__ = [
@@ -32,10 +32,10 @@ __all__ = [
     "Masked",
     "Scored",
     "Searchable",
+    "calibrate",
     "export_bare",
     "export_projection",
     "export_purifier",
-    "suspicion_threshold",
     "to_onnx",
     "write_checked",
 ]
@@ -281,19 +281,32 @@ def export_projection(basis: Basis, path: str | Path) -> None:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def suspicion_threshold(path: str | Path, faces: FaceSet) -> float:
-    """The score that 1 % of the held-out clean faces exceed (a rate of false alarms of 1 %).
+def calibrate(path: str | Path, faces: FaceSet) -> float:
+    """Writes into a purifier's file from which score an image is suspicious.
 
-    A third of them are as their files have them, a third resized, a third resized and stored.
+    That is the score that 1 % of the held-out clean faces exceed (a rate of false alarms of 1 %). A
+    third of them are as their files have them, a third resized, a third resized and stored.
+
+    Returns:
+        The threshold.
+
+    Raises:
+        ModelContractError: the file gives no score.
     """
-    purifier, generator, scores = Purifier(path), torch.Generator().manual_seed(0), []
+    purifier = Purifier(path, threads=torch.get_num_threads())
+    generator, scores = torch.Generator().manual_seed(0), []
     for images in faces.batches(faces.validation):
         clean = torch.from_numpy(as_batch(images))
         seen, _ = with_history(clean, clean, generator)
         scores.append(purifier.purify_canonical(seen.contiguous().numpy()).score)
     if any(score is None for score in scores):
         raise ModelContractError(f"expected an output score, {path} has none")
-    return float(np.quantile(np.concatenate([s for s in scores if s is not None]), 0.99))
+    threshold = float(np.quantile(np.concatenate([s for s in scores if s is not None]), 0.99))
+    model = onnx.load(path)
+    name_threshold(model, threshold)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return threshold
 
 
 def to_onnx(

@@ -17,11 +17,11 @@ from onnx import helper, numpy_helper
 
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
-from facepurify.onnxfile import read_contract
+from facepurify.onnxfile import SCORE_THRESHOLD, read_contract
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.weights import read_model
 
-__all__ = ["WEIGHTS", "halve", "quantise", "widened"]
+__all__ = ["WEIGHTS", "halve", "name_threshold", "quantise", "widened"]
 
 WEIGHTS = ("float16", "int8")
 """``float16`` stores weights in half precision and computes as before; ``int8`` also stores and
@@ -50,7 +50,8 @@ def quantise(
     """
     if weights not in WEIGHTS:
         raise OptionError(f"expected weights among {', '.join(WEIGHTS)}, got {weights!r}")
-    graph = widened(onnx.load_from_string(read_model(model).content))
+    file = read_model(model)
+    graph = widened(onnx.load_from_string(file.content))
     if weights == "int8":
         if faces is None:
             raise DataError("expected faces to set the ranges of int8 by; give --data")
@@ -64,11 +65,19 @@ def quantise(
             and math.prod(tensor.dims) >= SMALLEST
         ),
     )
+    threshold = (file.entry or file.contract).score_threshold
+    if threshold is not None:
+        name_threshold(graph, threshold)
     content = graph.SerializeToString(deterministic=True)
     read_contract(content)
     onnx.checker.check_model(graph, full_check=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def name_threshold(model: onnx.ModelProto, threshold: float) -> None:
+    """Says in the model's metadata from which score an image is suspicious."""
+    helper.set_model_props(model, {SCORE_THRESHOLD: repr(threshold)})
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:

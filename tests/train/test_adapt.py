@@ -94,6 +94,7 @@ def test_the_command_adapts_and_measures(
         Purifier(name).purify_canonical(x).images for name in ("shipped.onnx", "mine.onnx")
     )
     assert not np.array_equal(before, after)
+    assert 0 < (Purifier("mine.onnx").info.score_threshold or 0) < 1
     run = sorted(path.name for path in Path("runs/adapt").iterdir())
     assert run == ["checkpoint.pt", "curve.png", "log.csv"]
     # The run is there already, which is found before anything is read.

@@ -35,6 +35,7 @@ def test_half_precision(name: str, faces: FaceSet, tmp_path: Path) -> None:
     one, other = (purifier.purify_canonical(batch(faces)) for purifier in (before, after))
     assert np.abs(one.images - other.images).max() < 1 / 255
     assert np.abs(one.score - other.score).max() < 0.01
+    assert after.info.score_threshold == before.info.score_threshold is not None
     # By its name a model has the masks of its manifest, a file all that it can.
     assert after.info.masks[: len(before.info.masks)] == before.info.masks
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
@@ -57,6 +58,7 @@ def test_eight_bits(faces: FaceSet, tmp_path: Path) -> None:
     path = tmp_path / "eight.onnx"
     quantise("uddn", "int8", path, faces)
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators(path)
+    assert Purifier(path).info.score_threshold == Purifier("uddn").info.score_threshold
     assert path.stat().st_size < 0.4 * read_model("uddn").path.stat().st_size
     before, after = (Purifier(model, threads=1) for model in ("uddn", path))
     one, other = (p.purify_canonical(batch(faces)).images for p in (before, after))

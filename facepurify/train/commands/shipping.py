@@ -20,11 +20,7 @@ from facepurify.train.commands.options import (
     trials_of,
 )
 from facepurify.train.critic import AffinityCritic
-from facepurify.train.export import (
-    export_projection,
-    export_purifier,
-    suspicion_threshold,
-)
+from facepurify.train.export import calibrate, export_projection, export_purifier
 from facepurify.train.faces import load_faces
 from facepurify.train.fit_critic import CRITIC
 from facepurify.train.immune import ImmuneNet
@@ -93,7 +89,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.half:
         quantise(str(out), "float16", out)
     faces = load_faces(options.data, options.cache)
-    threshold = suspicion_threshold(out, faces)
+    threshold = calibrate(out, faces)
     if origin:
         publish_purifier(
             out,
