@@ -20,10 +20,12 @@ class Job(NamedTuple):
     Attributes:
         source: The image.
         target: Where its result goes.
+        made: The SHA-256 of the result that an earlier run made of it; None if none did.
     """
 
     source: Path
     target: Path
+    made: str | None = None
 
 
 class Plan:
@@ -41,6 +43,7 @@ class Plan:
 
     Attributes:
         folder: The folder for the results; None where one file goes to a file.
+        root: The folder that it mirrors.
 
     Raises:
         ImageFileError: An input that does not exist, or no image at all.
@@ -70,7 +73,7 @@ class Plan:
             raise OutputError(f"expected a folder for the results, got the file {self._output}")
         roots = [path if path in self._folders else path.parent for path in paths]
         try:
-            self._root = Path(os.path.commonpath(roots))
+            self.root = Path(os.path.commonpath(roots))
         except ValueError as error:
             raise OptionError(
                 "expected inputs on one drive; run the command for each drive"
@@ -102,13 +105,13 @@ class Plan:
             name = target_of(path.name)
             if name is not None:
                 place = path.with_name(name).relative_to(self.folder)
-                if self.takes(self._root / place):
+                if self.takes(self.root / place):
                     yield path
 
     def _target(self, source: Path) -> Path:
         if self.folder is None:
             return self._output
-        return self.folder / source.relative_to(self._root)
+        return self.folder / source.relative_to(self.root)
 
     def _search(self, folder: Path) -> Iterator[Path]:
         without = None if folder == self._output else self._output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,13 +140,13 @@ def test_a_copy_that_fails(run, detector, crop_file, tiny_model, tmp_path, monke
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     output = tmp_path / "out"
     status, _, err = run(
         "purify", crop_file, "-o", output, "--model", tiny_model, "--keep-faceless"
     )
     assert status == 1
-    assert "could not copy to" in err
+    assert "could not write" in err
     assert "No space left on device" in err
     assert images(output) == []
 
