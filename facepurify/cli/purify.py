@@ -26,6 +26,7 @@ __all__ = ["add_arguments", "run"]
 
 _FEW = 64  # images up to which starting processes takes longer than the images
 _SHOWN = 20  # failures on the screen
+_NO_MEMORY = -4  # the code of an error of OpenCV
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,14 +214,19 @@ class _Worker:
 
     def __call__(self, job: Job) -> _Outcome:
         """Purify one file; whatever is wrong with it comes back as the outcome's error."""
+        if job.error is not None:
+            return _Outcome(error=job.error)
         try:
             return self._purify(job)
         except FacePurifyError as error:
             return _Outcome(error=error)
-        except MemoryError:
-            reason = "expected an image that fits into memory; scale it down"
         except OSError as error:  # such as a file that vanished in between
             reason = f"could not be looked at: {error}"
+        except Exception as error:  # one image is not the end of the run
+            if isinstance(error, MemoryError) or getattr(error, "code", None) == _NO_MEMORY:
+                reason = "expected an image that fits into memory; scale it down"
+            else:
+                reason = f"could not be purified: {type(error).__name__}: {error}"
         return _Outcome(error=ImageFileError(f"{job.source}: {reason}"))
 
     def _purify(self, job: Job) -> _Outcome:

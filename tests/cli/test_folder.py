@@ -40,6 +40,12 @@ def command(folder: Path, model: Path, *options: object) -> list[str]:
     return [sys.executable, "-m", "facepurify", *map(str, arguments)]
 
 
+def error_of_opencv(code: int) -> cv2.error:
+    error = cv2.error("OpenCV failed")
+    error.code = code
+    return error
+
+
 def state(output: Path) -> dict[str, tuple[int, int]]:
     """Which file each result is, and when it was written; what is being written left out."""
     found = {}
@@ -340,14 +346,49 @@ def test_the_user_stops_it(crop_file, tiny_model, tmp_path, run, monkeypatch):
     assert (status, err) == (130, "stopped\n")
 
 
-def test_one_image_that_asks_for_too_much(crop_file, tiny_model, tmp_path, run, monkeypatch):
-    def too_much(*_, **__):
-        raise MemoryError
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "expected an image that fits into memory"),
+        (error_of_opencv(-4), "expected an image that fits into memory"),
+        (error_of_opencv(-215), "could not be purified: error: OpenCV failed"),
+        (ZeroDivisionError("by zero"), "could not be purified: ZeroDivisionError: by zero"),
+    ],
+)
+def test_one_image_that_fails_oddly(
+    crop_file, tiny_model, tmp_path, run, monkeypatch, error, reason
+):
+    def fail(*_, **__):
+        raise error
 
-    monkeypatch.setattr(Purifier, "purify", too_much)
-    status, _, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
+    write_image(crop_file.parent / "wide.png", np.zeros((112, 200, 3), np.uint8))
+    monkeypatch.setattr(Purifier, "purify", fail)
+    status, _, err = run("purify", crop_file.parent, "-o", tmp_path / "out", "--model", tiny_model)
     assert status == 1
-    assert f"{crop_file}: expected an image that fits into memory" in err
+    assert err.startswith("2 image(s) failed")
+    assert f"{crop_file}: {reason}" in err
+
+
+def test_a_bad_entry_of_a_folder_is_one_failure(crop_file, tiny_model, tmp_path, run, monkeypatch):
+    folder = crop_file.parent
+    (folder / "closed").mkdir()
+    (folder / "loop.png").symlink_to("loop.png")
+    scandir = os.scandir
+
+    def scan(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    output = tmp_path / "out"
+    status, out, err = run("purify", folder, "-o", output, "--model", tiny_model)
+    assert status == 1
+    assert "purified 1 face(s) in 1 of 3 image(s)" in out
+    assert f"  could not search {folder / 'closed'}: Permission denied" in err
+    assert f"got {folder / 'loop.png'}; there is no such file" in err
+    lines = [json.loads(line) for line in (output / FAILED).read_text().splitlines()]
+    assert [line["source"] for line in lines] == [str(folder / "closed"), str(folder / "loop.png")]
 
 
 def test_a_file_that_vanishes(crop_file, tiny_model, tmp_path, run, monkeypatch):
