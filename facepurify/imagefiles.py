@@ -25,6 +25,7 @@ __all__ = [
     "DecodedImage",
     "decode_image",
     "encode_image",
+    "format_of",
     "is_whole",
     "read_image",
     "write_image",
@@ -64,7 +65,9 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> De
     """Read a JPEG, PNG or WebP file.
 
     Its header is checked before anything is decoded, so that a small file cannot ask for a lot
-    of memory, and half a file is not taken for a whole image.
+    of memory, and a file that ends too early is not taken for a whole image. Whether the
+    compressed data of a JPEG reach its last row is not checked: where somebody cut them and put
+    an end-of-image marker behind, decoders fill the rest, and so does this.
 
     Args:
         path: The file. Its suffix must name the format that it has.
@@ -143,6 +146,29 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Tell the format that the suffix of a file to write names.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``"JPEG"``, ``"PNG"`` or ``"WebP"``.
+
+    Raises:
+        OutputError: Another suffix.
+
+    Example:
+        >>> format_of("face.JPG")
+        'JPEG'
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    return SUFFIXES[suffix]
+
+
 def write_image(
     path: str | os.PathLike[str],
     pixels: Pixels,
@@ -164,11 +190,9 @@ def write_image(
             a file that cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    format = format_of(path)
     try:
-        content = encode_image(pixels, SUFFIXES[suffix], alpha=alpha, lossless=lossless)
+        content = encode_image(pixels, format, alpha=alpha, lossless=lossless)
     except OutputError as error:
         raise OutputError(f"{path.name}: {error}") from None
     try:
@@ -219,12 +243,12 @@ def encode_image(
 
 def _read_bytes(path: Path) -> bytes:
     """Read a regular file of bounded size."""
-    if not path.is_file():
-        raise ImageFileError(f"expected an image file, got {path}; there is no such file")
     try:
+        if not path.is_file():
+            raise ImageFileError(f"expected an image file, got {path}; there is no such file")
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
+    except OSError as error:  # among them a name that is too long
         raise ImageFileError(f"could not read {path}: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
         raise ImageTooLargeError(f"{path}: expected at most {_MAX_BYTES:,} bytes, got more")

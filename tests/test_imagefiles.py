@@ -305,6 +305,11 @@ def test_what_is_no_file(tmp_path):
             read_image(path)
 
 
+def test_a_name_that_nobody_can_look_at(tmp_path):
+    with pytest.raises(ImageFileError, match=r"could not read .*: File name too long"):
+        read_image(tmp_path / ("x" * 300 + ".png"))
+
+
 @pytest.mark.parametrize(
     ("name", "alpha", "message"),
     [

@@ -15,9 +15,9 @@ from ..errors import (
     OutputExistsError,
 )
 from ..files import target_of
-from ..imagefiles import SUFFIXES
+from ..imagefiles import SUFFIXES, format_of
 
-__all__ = ["Job", "Plan", "check_free", "check_target"]
+__all__ = ["Job", "Plan", "check_free", "check_sheet", "check_target"]
 
 
 class Job(NamedTuple):
@@ -193,6 +193,25 @@ def check_free(path: Path, overwrite: bool) -> None:
     """
     if _exists(path, OutputError) and not overwrite:
         raise OutputExistsError(f"expected a free name, {path} exists; --overwrite replaces it")
+
+
+def check_sheet(path: Path, overwrite: bool, source: Path | None = None) -> None:
+    """Refuse what a picture sheet cannot be written to, before it is drawn.
+
+    Args:
+        path: The file to write.
+        overwrite: Whether an older one may be replaced.
+        source: The image that the sheet is of, which it never replaces.
+
+    Raises:
+        OutputExistsError: Something is there and ``overwrite`` is off, or it is ``source``.
+        OutputError: No format for a sheet.
+    """
+    format_of(path)
+    check_free(path, overwrite)
+    status = _status(path)
+    if source is not None and status is not None and _is_at(source, status):
+        raise OutputExistsError(f"expected another file for the sheet than the image {source}")
 
 
 def _exists(path: Path, error: type[FacePurifyError]) -> bool:

@@ -14,11 +14,17 @@ import cv2
 from .. import __version__
 from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path
-from ..imagefiles import SUFFIXES, encode_image, is_whole, read_image
+from ..imagefiles import encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
 from .finding import default_pack, locate
 from .jobs import Job, Plan, check_target
-from .options import add_face_options, add_purifier_options, finder_of, purifier_of
+from .options import (
+    add_face_options,
+    add_purifier_options,
+    add_seed_option,
+    finder_of,
+    purifier_of,
+)
 from .pool import cores, map_processes
 from .record import FAILED, DoneList, FailureList, begin_run, is_same, make_folder
 
@@ -61,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes; each needs memory for one image (default: one a core on the CPU, "
         f"one in all for up to {_FEW} images or another provider)",
     )
-    parser.add_argument("--seed", type=int, help="makes a sampled mask repeatable")
+    add_seed_option(parser)
     add_face_options(parser)
     add_purifier_options(parser)
 
@@ -245,7 +251,7 @@ class _Worker:
                 self._write(job, job.source.read_bytes())
             return _Outcome(copied=True)
         purified = self.purifier.purify(image.pixels, landmarks=landmarks, seed=self._args.seed)
-        format = SUFFIXES[job.target.suffix.lower()]
+        format = format_of(job.target)
         self._write(job, encode_image(purified, format, alpha=image.alpha, lossless=image.lossless))
         return _Outcome(1 if landmarks is None else len(landmarks), replaced=in_place)
 

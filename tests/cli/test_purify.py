@@ -259,6 +259,16 @@ def test_a_detector_that_fails_stops_one_file_only(run, pack, tiny_model, tmp_pa
     assert "sliver.png: the face detector failed" in err
 
 
+@pytest.mark.parametrize("seed", ["-1", "1.5"])
+def test_a_wrong_seed_leaves_no_note(run, crop_file, tiny_model, tmp_path, seed):
+    output = tmp_path / "out"
+    for command, target in (("purify", output), ("inspect", tmp_path / "sheet.png")):
+        with pytest.raises(SystemExit) as stop:
+            run(command, crop_file, "-o", target, "--model", tiny_model, "--seed", seed)
+        assert stop.value.code == 2
+        assert not target.exists()
+
+
 def test_usage_errors(run, crop_file):
     for arguments in ([], ["purify", crop_file], ["purify", crop_file, "-o", "o", "--mask", "no"]):
         with pytest.raises(SystemExit) as stop:
