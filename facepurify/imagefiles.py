@@ -40,7 +40,12 @@ MAX_PIXELS = 100_000_000
 """The most pixels that are decoded, width times height, unless the caller says so."""
 
 _MAX_BYTES = 1 << 29
-_WEBP_LOSSLESS = 101  # OpenCV: a quality above 100
+_WEBP_LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # OpenCV: a quality above 100
+if hasattr(cv2, "IMWRITE_WEBP_LOSSLESS_MODE"):  # older ones drop the colour where alpha is 0
+    _WEBP_LOSSLESS += [
+        cv2.IMWRITE_WEBP_LOSSLESS_MODE,
+        cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR,
+    ]
 _QUALITY = 95
 
 
@@ -183,7 +188,8 @@ def write_image(
             replaced.
         pixels: uint8, HxW (grey) or HxWx3 (BGR).
         alpha: uint8 HxW, or None. A grey image with alpha is written as BGR with alpha.
-        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95. The colour of
+            fully transparent pixels takes an OpenCV with ``IMWRITE_WEBP_LOSSLESS_MODE``.
 
     Raises:
         OutputError: Another suffix, alpha in a JPEG, an image that the format cannot hold, or
@@ -213,7 +219,8 @@ def encode_image(
         pixels: uint8, HxW (grey) or HxWx3 (BGR).
         format: ``"JPEG"`` (quality 95), ``"PNG"`` or ``"WebP"``.
         alpha: uint8 HxW, or None. A grey image with alpha is encoded as BGR with alpha.
-        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95. The colour of
+            fully transparent pixels takes an OpenCV with ``IMWRITE_WEBP_LOSSLESS_MODE``.
 
     Returns:
         The bytes of a file.
@@ -229,7 +236,7 @@ def encode_image(
     options = {
         "JPEG": [cv2.IMWRITE_JPEG_QUALITY, _QUALITY],
         "PNG": [],
-        "WebP": [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else _QUALITY],
+        "WebP": _WEBP_LOSSLESS if lossless else [cv2.IMWRITE_WEBP_QUALITY, _QUALITY],
     }
     try:
         written, content = cv2.imencode(f".{format.lower()}", pixels, options[format])
