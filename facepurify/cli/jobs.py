@@ -70,7 +70,7 @@ class Plan:
         self._output = _absolute(output)
         paths = list(dict.fromkeys(map(_absolute, inputs)))
         self._folders = {path for path in paths if path.is_dir()}
-        self._searched = {_real(path) for path in self._folders}
+        self._searched = {path.resolve() for path in self._folders}
         self._inputs = [path for path in paths if not self._is_searched(path)]
         self._files = {_place(path) for path in self._inputs if path not in self._folders}
         self.folder: Path | None = self._output
@@ -138,7 +138,7 @@ class Plan:
         is_folder = path in self._folders
         if not (is_folder or _is_image(path.name)):
             return False
-        output = _real(self._output)
+        output = self._output.resolve()
         above = _place(path)
         if is_folder and (path.is_symlink() or above == output):
             return False
@@ -217,9 +217,12 @@ def check_sheet(path: Path, overwrite: bool, source: Path | None = None) -> None
 def _exists(path: Path, error: type[FacePurifyError]) -> bool:
     """Tell whether there is something at a path; an error of ours if nobody can tell."""
     try:
-        return path.exists()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as reason:
         raise error(f"could not look at {path}: {reason.strerror}") from reason
+    return True
 
 
 def _absolute(path: Path) -> Path:
@@ -227,7 +230,7 @@ def _absolute(path: Path) -> Path:
     place = Path(path.absolute().anchor)
     for part in path.absolute().parts[1:]:
         if part == "..":
-            place = (_real(place) if place.is_symlink() else place).parent
+            place = (place.resolve() if place.is_symlink() else place).parent
         else:
             place /= part
     return place
@@ -235,12 +238,7 @@ def _absolute(path: Path) -> Path:
 
 def _place(path: Path) -> Path:
     """Say where something lies, whatever links lead there; a link itself stays one."""
-    return _real(path.parent) / path.name
-
-
-def _real(path: Path) -> Path:
-    # not Path.resolve, which ends at a link to itself
-    return Path(os.path.realpath(path))
+    return path.parent.resolve() / path.name
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:

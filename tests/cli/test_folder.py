@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facepurify import Purifier
+from facepurify import OutputError, Purifier
 from facepurify.cli.record import DONE, FAILED, RUN, DoneList
 from facepurify.imagefiles import read_image, write_image
 
@@ -290,6 +291,27 @@ def test_a_list_that_was_cut_short(tmp_path):
         str(root / "a.png"): hashlib.sha256(b"d").hexdigest(),
         str(root / odd): hashlib.sha256(b"b").hexdigest(),
     }
+
+
+class AlmostFull(io.BytesIO):
+    """A file on a disk that has room for three more bytes."""
+
+    def write(self, text: bytes) -> int:
+        return super().write(text[:3])
+
+
+def test_a_list_that_cannot_be_written_or_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    with monkeypatch.context() as patch, DoneList(tmp_path) as done:
+        patch.setattr(Path, "open", lambda *_, **__: AlmostFull())
+        with pytest.raises(OutputError, match=r"could not write .*: no space is left"):
+            done.add(path, path, b"")
+    (tmp_path / DONE).mkdir()
+    with DoneList(tmp_path) as done:
+        with pytest.raises(OutputError, match=f"could not write .*{DONE}"):
+            done.add(path, path, b"")
+        with pytest.raises(OutputError, match=f"could not read .*{DONE}"):
+            done.made(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a": '])

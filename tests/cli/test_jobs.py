@@ -225,10 +225,14 @@ def test_names_that_nobody_can_look_at(tmp_path):
         check_free(endless, overwrite=True)
 
 
-def test_an_output_that_is_a_link_to_itself(tmp_path):
-    files(tmp_path, "in/a.png")
+def test_links_to_themselves(tmp_path):
+    (source,) = files(tmp_path, "in/a.png")
     (tmp_path / "loop").symlink_to("loop")
-    assert len(plan([tmp_path / "in"], tmp_path / "loop" / "out")) == 1
+    for output in (tmp_path / "loop", tmp_path / "loop" / "out"):
+        with pytest.raises(OutputError, match="could not look at"):
+            Plan([source], output)
+    with pytest.raises(ImageFileError, match="could not look at"):
+        Plan([tmp_path / "loop"], tmp_path / "out")
 
 
 def test_a_file_of_another_suffix_is_read_where_it_is_named(tmp_path):
