@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # as standard error does by itself: the name of a file need not be Unicode
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status: int = args.run(args)
     except FacePurifyError as error:

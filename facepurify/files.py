@@ -13,6 +13,7 @@ from .errors import OutputError
 
 __all__ = ["atomic_path", "target_of"]
 
+_LONGEST = 255  # bytes of a file name
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
 
 
@@ -20,8 +21,9 @@ _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
 
-    The temporary name keeps the suffix, since writers choose the format by it. If the block
-    raises, the temporary file is removed, ``path`` stays as it was and the error goes on.
+    The temporary name keeps the suffix, since writers choose the format by it, and as much of
+    the rest as fits. If the block raises, the temporary file is removed, ``path`` stays as it
+    was and the error goes on.
 
     Args:
         path: The file to write. Its folder must exist; an older file is replaced.
@@ -44,7 +46,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if not target.parent.is_dir():
         raise OutputError(f"expected a folder to write {target.name} into, got {target.parent}")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(_temporary_name(target))
     try:
         yield temporary
         try:
@@ -64,7 +66,8 @@ def target_of(name: str) -> str | None:
         name: The name of any file, without its folder.
 
     Returns:
-        The name of the file that it was to become; None for a file that is not temporary.
+        The name of the file that it was to become, cut short where the temporary one would
+        have been too long; None for a file that is not temporary.
 
     Example:
         >>> target_of(".face.0123456789abcdef.png"), target_of("face.png")
@@ -72,3 +75,10 @@ def target_of(name: str) -> str | None:
     """
     found = _TEMPORARY.fullmatch(name)
     return None if found is None else f"{found[1]}{found[2] or ''}"
+
+
+def _temporary_name(target: Path) -> str:
+    stem, token = target.stem, secrets.token_hex(8)
+    while len(os.fsencode(name := f".{stem}.{token}{target.suffix}")) > _LONGEST and stem:
+        stem = stem[:-1]  # by characters: half of one is no name on some systems
+    return name

@@ -25,6 +25,7 @@ __all__ = [
     "DecodedImage",
     "decode_image",
     "encode_image",
+    "format_of",
     "is_whole",
     "read_image",
     "write_image",
@@ -39,7 +40,12 @@ MAX_PIXELS = 100_000_000
 """The most pixels that are decoded, width times height, unless the caller says so."""
 
 _MAX_BYTES = 1 << 29
-_WEBP_LOSSLESS = 101  # OpenCV: a quality above 100
+_WEBP_LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # OpenCV: a quality above 100
+if hasattr(cv2, "IMWRITE_WEBP_LOSSLESS_MODE"):  # older ones drop the colour where alpha is 0
+    _WEBP_LOSSLESS += [
+        cv2.IMWRITE_WEBP_LOSSLESS_MODE,
+        cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR,
+    ]
 _QUALITY = 95
 
 
@@ -64,7 +70,9 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> De
     """Read a JPEG, PNG or WebP file.
 
     Its header is checked before anything is decoded, so that a small file cannot ask for a lot
-    of memory, and half a file is not taken for a whole image.
+    of memory, and a file that ends too early is not taken for a whole image. Whether the
+    compressed data of a JPEG reach its last row is not checked: where somebody cut them and put
+    an end-of-image marker behind, decoders fill the rest, and so does this.
 
     Args:
         path: The file. Its suffix must name the format that it has.
@@ -143,6 +151,29 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Tell the format that the suffix of a file to write names.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``"JPEG"``, ``"PNG"`` or ``"WebP"``.
+
+    Raises:
+        OutputError: Another suffix.
+
+    Example:
+        >>> format_of("face.JPG")
+        'JPEG'
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    return SUFFIXES[suffix]
+
+
 def write_image(
     path: str | os.PathLike[str],
     pixels: Pixels,
@@ -157,18 +188,17 @@ def write_image(
             replaced.
         pixels: uint8, HxW (grey) or HxWx3 (BGR).
         alpha: uint8 HxW, or None. A grey image with alpha is written as BGR with alpha.
-        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95. The colour of
+            fully transparent pixels takes an OpenCV with ``IMWRITE_WEBP_LOSSLESS_MODE``.
 
     Raises:
         OutputError: Another suffix, alpha in a JPEG, an image that the format cannot hold, or
             a file that cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise OutputError(f"expected a name that ends in {', '.join(SUFFIXES)}, got {path.name}")
+    format = format_of(path)
     try:
-        content = encode_image(pixels, SUFFIXES[suffix], alpha=alpha, lossless=lossless)
+        content = encode_image(pixels, format, alpha=alpha, lossless=lossless)
     except OutputError as error:
         raise OutputError(f"{path.name}: {error}") from None
     try:
@@ -189,7 +219,8 @@ def encode_image(
         pixels: uint8, HxW (grey) or HxWx3 (BGR).
         format: ``"JPEG"`` (quality 95), ``"PNG"`` or ``"WebP"``.
         alpha: uint8 HxW, or None. A grey image with alpha is encoded as BGR with alpha.
-        lossless: Whether a WebP keeps the pixels as they are, or has quality 95.
+        lossless: Whether a WebP keeps the pixels as they are, or has quality 95. The colour of
+            fully transparent pixels takes an OpenCV with ``IMWRITE_WEBP_LOSSLESS_MODE``.
 
     Returns:
         The bytes of a file.
@@ -205,7 +236,7 @@ def encode_image(
     options = {
         "JPEG": [cv2.IMWRITE_JPEG_QUALITY, _QUALITY],
         "PNG": [],
-        "WebP": [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else _QUALITY],
+        "WebP": _WEBP_LOSSLESS if lossless else [cv2.IMWRITE_WEBP_QUALITY, _QUALITY],
     }
     try:
         written, content = cv2.imencode(f".{format.lower()}", pixels, options[format])
@@ -219,12 +250,12 @@ def encode_image(
 
 def _read_bytes(path: Path) -> bytes:
     """Read a regular file of bounded size."""
-    if not path.is_file():
-        raise ImageFileError(f"expected an image file, got {path}; there is no such file")
     try:
+        if not path.is_file():
+            raise ImageFileError(f"expected an image file, got {path}; there is no such file")
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
+    except OSError as error:  # among them a name that is too long
         raise ImageFileError(f"could not read {path}: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
         raise ImageTooLargeError(f"{path}: expected at most {_MAX_BYTES:,} bytes, got more")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from facepurify.errors import OutputError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, target_of
 
 
 def test_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
@@ -50,3 +50,14 @@ def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
 def test_a_block_that_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError), atomic_path(tmp_path / "x"):
         pass
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "é" * 125, "x" * 233, "x" * 234])
+def test_names_as_long_as_the_system_has_them(tmp_path: Path, stem: str) -> None:
+    target = tmp_path / f"{stem}.png"
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        was_to_become = target_of(temporary.name)
+    assert was_to_become is not None
+    assert stem.startswith(was_to_become.removesuffix(".png"))
+    assert list(tmp_path.iterdir()) == [target]

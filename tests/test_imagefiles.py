@@ -78,13 +78,24 @@ def save(folder: Path, name: str, data: bytes) -> Path:
 )
 def test_lossless_round_trip(tmp_path_factory, suffix, pixels, with_alpha):
     path = tmp_path_factory.mktemp("images") / f"image{suffix}"
-    # a fully transparent WebP pixel has no colour, and an opaque one no alpha channel
+    # an older OpenCV drops the colour of transparent WebP pixels, and any the alpha of opaque ones
     alpha = np.where(pixels[..., 0] > 100, 1, 254).astype(np.uint8) if with_alpha else None
     write_image(path, pixels, alpha=alpha)
     image = read_image(path)
     np.testing.assert_array_equal(image.pixels, pixels)
     np.testing.assert_array_equal(image.alpha, alpha)
     assert image.lossless
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_the_colour_of_transparent_pixels_is_kept(tmp_path, suffix):
+    if suffix == ".webp" and not hasattr(cv2, "IMWRITE_WEBP_LOSSLESS_MODE"):
+        pytest.skip("this OpenCV cannot")
+    alpha = ALPHA // 128 * 200
+    write_image(tmp_path / f"image{suffix}", COLOUR, alpha=alpha)
+    image = read_image(tmp_path / f"image{suffix}")
+    np.testing.assert_array_equal(image.pixels, COLOUR)
+    np.testing.assert_array_equal(image.alpha, alpha)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
@@ -303,6 +314,11 @@ def test_what_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing.png"):
         with pytest.raises(ImageFileError, match="no such file"):
             read_image(path)
+
+
+def test_a_name_that_nobody_can_look_at(tmp_path):
+    with pytest.raises(ImageFileError, match=r"could not read|no such file"):
+        read_image(tmp_path / ("x" * 300 + ".png"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ..geometry import align
 from ..imagefiles import read_image, write_image
 from ..purifier import Purifier
 from ..samples import sample_faces
-from .jobs import check_free
+from .jobs import check_sheet
 from .likeness import Likeness
 from .options import add_purifier_options, purifier_of
 from .sheet import Panel, draw_sheet, panels_of
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status, 0.
     """
-    check_free(args.output, args.overwrite)
+    check_sheet(args.output, args.overwrite)
     crops = [align(read_image(face.path).pixels, face.landmarks) for face in sample_faces()]
     purifier = purifier_of(args)
     likeness = Likeness()

@@ -32,7 +32,7 @@ class FaceFinder:
         threads: Threads within an operator; None for ONNX Runtime's default.
 
     Raises:
-        MissingExtraError: insightface is not installed.
+        MissingExtraError: insightface is not installed, or cannot be imported.
         ModelNotFoundError: No such folder, or no detector in it.
     """
 
@@ -41,9 +41,10 @@ class FaceFinder:
     ) -> None:
         try:
             from insightface.app import FaceAnalysis
-        except ImportError as error:
+        except Exception as error:  # a ValueError where it was compiled for another numpy
             raise MissingExtraError(
-                f"expected insightface to find faces with; install it with {_INSTALL}"
+                f"expected insightface to find faces with, got {error!r}; "
+                f"install it with {_INSTALL}"
             ) from error
         if not pack.is_dir():
             raise ModelNotFoundError(f"expected the folder of an insightface pack, got {pack}")
@@ -104,9 +105,9 @@ def default_pack() -> Path | None:
         return None
     try:
         from insightface.utils import DEFAULT_MP_NAME
-    except ImportError as error:
+    except Exception as error:
         raise MissingExtraError(
-            f"expected insightface to import, got {error}; repair it with {_INSTALL}"
+            f"expected insightface to import, got {error!r}; repair it with {_INSTALL}"
         ) from error
     pack = Path.home() / ".insightface" / "models" / DEFAULT_MP_NAME
     return pack if pack.is_dir() else None

@@ -8,8 +8,14 @@ from pathlib import Path
 from ..geometry import align
 from ..imagefiles import read_image, write_image
 from .finding import locate
-from .jobs import check_free
-from .options import add_face_options, add_purifier_options, finder_of, purifier_of
+from .jobs import check_sheet
+from .options import (
+    add_face_options,
+    add_purifier_options,
+    add_seed_option,
+    finder_of,
+    purifier_of,
+)
 from .sheet import antibody_of, draw_sheet, panels_of, verdict
 
 __all__ = ["add_arguments", "run"]
@@ -24,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, type=Path, metavar="SHEET", help="the sheet to write"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a sheet that exists")
-    parser.add_argument("--seed", type=int, help="makes a sampled mask repeatable")
+    add_seed_option(parser)
     add_face_options(parser)
     add_purifier_options(parser)
 
@@ -35,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status, 0.
     """
-    check_free(args.output, args.overwrite)
+    check_sheet(args.output, args.overwrite, args.image)
     pixels = read_image(args.image).pixels
     purifier = purifier_of(args)
     landmarks = locate(pixels, finder_of(args))

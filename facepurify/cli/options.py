@@ -8,7 +8,13 @@ from pathlib import Path
 from ..purifier import Purifier
 from .finding import FaceFinder, open_finder
 
-__all__ = ["add_face_options", "add_purifier_options", "finder_of", "purifier_of"]
+__all__ = [
+    "add_face_options",
+    "add_purifier_options",
+    "add_seed_option",
+    "finder_of",
+    "purifier_of",
+]
 
 
 def add_purifier_options(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +55,11 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_seed_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes a run repeatable."""
+    parser.add_argument("--seed", type=_seed, help="makes a sampled mask repeatable (>= 0)")
+
+
 def purifier_of(args: argparse.Namespace) -> Purifier:
     """Open the purifier that the options ask for."""
     return Purifier(
@@ -63,6 +74,14 @@ def purifier_of(args: argparse.Namespace) -> Purifier:
 def _budget(text: str) -> tuple[int, int]:
     clones, _, generations = text.partition("x")
     return int(clones), int(generations)
+
+
+def _seed(text: str) -> int:
+    # here rather than at the first image, when a folder's note is written already
+    seed = int(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {seed}")
+    return seed
 
 
 def finder_of(args: argparse.Namespace) -> FaceFinder | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +14,25 @@ import cv2
 from .. import __version__
 from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path
-from ..imagefiles import is_whole, read_image, write_image
+from ..imagefiles import encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
 from .finding import default_pack, locate
 from .jobs import Job, Plan, check_target
-from .options import add_face_options, add_purifier_options, finder_of, purifier_of
+from .options import (
+    add_face_options,
+    add_purifier_options,
+    add_seed_option,
+    finder_of,
+    purifier_of,
+)
 from .pool import cores, map_processes
-from .record import FAILED, FailureList, begin_run, make_folder
+from .record import FAILED, DoneList, FailureList, begin_run, is_same, make_folder
 
 __all__ = ["add_arguments", "run"]
 
 _FEW = 64  # images up to which starting processes takes longer than the images
 _SHOWN = 20  # failures on the screen
+_NO_MEMORY = -4  # the code of an error of OpenCV
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder for the results; for a single image also a file name",
     )
-    older = parser.add_mutually_exclusive_group()
-    older.add_argument(
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace files that exist, the inputs included"
     )
-    older.add_argument(
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with a run that was stopped: keep its results, and try again what failed",
@@ -62,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes; each needs memory for one image (default: one a core on the CPU, "
         f"one in all for up to {_FEW} images or another provider)",
     )
-    parser.add_argument("--seed", type=int, help="makes a sampled mask repeatable")
+    add_seed_option(parser)
     add_face_options(parser)
     add_purifier_options(parser)
 
@@ -78,23 +83,25 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(args.inputs, args.output)
     count = plan.count()
     workers = _workers(args, count)
-    worker = _Worker(args, plan)
+    done = DoneList(plan.folder)
+    worker = _Worker(args, plan, done)
     name = worker.purifier.info.name
     tally = _Tally()
+    made: dict[str, str] = {}
     if plan.folder is not None:
-        worker.keep = begin_run(
-            plan.folder, worker.options(), overwrite=args.overwrite, resume=args.resume
-        )
-        if worker.keep:
+        begin_run(plan.folder, worker.options(), anew=args.overwrite and not args.resume)
+        if args.resume:
+            made = done.made(plan.root)
             _remove(plan.leftovers())
-    with FailureList(None if plan.folder is None else plan.folder / FAILED) as failures:
+    jobs = (job._replace(made=made.get(str(job.source))) for job in plan)
+    with done, FailureList(None if plan.folder is None else plan.folder / FAILED) as failures:
         outcomes: Iterator[tuple[Job, _Outcome | FacePurifyError]]
         if workers == 1:
-            outcomes = ((job, worker(job)) for job in plan)
+            outcomes = ((job, worker(job)) for job in jobs)
         else:
-            make = functools.partial(_Worker, args, plan, worker.keep, threads=args.threads or 1)
+            make = functools.partial(_Worker, args, plan, done, threads=args.threads or 1)
             del worker
-            outcomes = map_processes(make, plan, workers)
+            outcomes = map_processes(make, jobs, workers)
         try:
             for job, outcome in tqdm(outcomes, total=count, unit="image", disable=None):
                 if isinstance(outcome, FacePurifyError):
@@ -104,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
                     failures.add(job.source, outcome.error)
         except KeyboardInterrupt:
             tally.report(count, name, failures.path)
-            print("stopped; --resume goes on", file=sys.stderr)
+            goes_on = "" if plan.folder is None else "; the same command with --resume goes on"
+            print(f"stopped{goes_on}", file=sys.stderr)
             return 130
     tally.report(count, name, failures.path)
     return 1 if tally.failed else 0
@@ -175,7 +183,7 @@ class _Worker:
     Args:
         args: The command's arguments.
         plan: All images of the run.
-        keep: Whether whole results that are there already are kept.
+        done: Where its results are listed.
         threads: Threads within an operator, for a process that shares the cores with others;
             None for those of ``args``.
     """
@@ -184,7 +192,7 @@ class _Worker:
         self,
         args: argparse.Namespace,
         plan: Plan,
-        keep: bool = False,
+        done: DoneList,
         threads: int | None = None,
     ) -> None:
         if threads is not None:
@@ -192,7 +200,7 @@ class _Worker:
             cv2.setNumThreads(threads)
         self._args = args
         self._plan = plan
-        self.keep = keep
+        self._done = done
         self.purifier = purifier_of(args)
         self._finder = finder_of(args)
 
@@ -212,21 +220,27 @@ class _Worker:
 
     def __call__(self, job: Job) -> _Outcome:
         """Purify one file; whatever is wrong with it comes back as the outcome's error."""
+        if job.error is not None:
+            return _Outcome(error=job.error)
         try:
             return self._purify(job)
         except FacePurifyError as error:
             return _Outcome(error=error)
-        except MemoryError:
-            reason = "expected an image that fits into memory; scale it down"
         except OSError as error:  # such as a file that vanished in between
             reason = f"could not be looked at: {error}"
+        except Exception as error:  # one image is not the end of the run
+            if isinstance(error, MemoryError) or getattr(error, "code", None) == _NO_MEMORY:
+                reason = "expected an image that fits into memory; scale it down"
+            else:
+                reason = f"could not be purified: {type(error).__name__}: {error}"
         return _Outcome(error=ImageFileError(f"{job.source}: {reason}"))
 
     def _purify(self, job: Job) -> _Outcome:
-        there = self.keep and job.target.exists() and not job.target.samefile(job.source)
-        if there and not self._plan.takes(job.target) and is_whole(job.target):
+        there = job.made is not None and job.target.exists()
+        if there and is_same(job.target, str(job.made)):
             return _Outcome(kept=True)
-        in_place = check_target(job, self._plan, self._args.overwrite or there)
+        damaged = there and not is_whole(job.target)
+        in_place = check_target(job, self._plan, self._args.overwrite or damaged)
         try:
             image = read_image(job.source)
             landmarks = locate(image.pixels, self._finder)
@@ -234,12 +248,24 @@ class _Worker:
             if not self._args.keep_faceless:
                 raise
             if not in_place:
-                _copy(job)
+                self._write(job, job.source.read_bytes())
             return _Outcome(copied=True)
         purified = self.purifier.purify(image.pixels, landmarks=landmarks, seed=self._args.seed)
-        make_folder(job.target.parent)
-        write_image(job.target, purified, alpha=image.alpha, lossless=image.lossless)
+        format = format_of(job.target)
+        self._write(job, encode_image(purified, format, alpha=image.alpha, lossless=image.lossless))
         return _Outcome(1 if landmarks is None else len(landmarks), replaced=in_place)
+
+    def _write(self, job: Job, content: bytes) -> None:
+        """List a result, then put it in its place."""
+        make_folder(job.target.parent)
+        try:
+            with atomic_path(job.target) as temporary:
+                temporary.write_bytes(content)
+                self._done.add(job.source, job.target, content)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"could not write {job.target}: {error.strerror}") from error
 
 
 def _workers(args: argparse.Namespace, count: int) -> int:
@@ -250,16 +276,6 @@ def _workers(args: argparse.Namespace, count: int) -> int:
         return min(int(args.workers), count)
     elsewhere = any(provider != CPU for provider in args.providers or [])
     return 1 if count <= _FEW or elsewhere else min(cores(), count)
-
-
-def _copy(job: Job) -> None:
-    """Copy a file as it is."""
-    make_folder(job.target.parent)
-    try:
-        with atomic_path(job.target) as temporary:
-            shutil.copyfile(job.source, temporary)
-    except OSError as error:
-        raise OutputError(f"could not copy to {job.target}: {error}") from error
 
 
 def _remove(paths: Iterator[Path]) -> None:

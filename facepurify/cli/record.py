@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,27 +12,36 @@ from typing import Any
 from ..errors import OptionError, OutputError
 from ..files import atomic_path
 
-__all__ = ["FAILED", "RUN", "FailureList", "begin_run", "make_folder"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "RUN",
+    "DoneList",
+    "FailureList",
+    "begin_run",
+    "is_same",
+    "make_folder",
+]
 
 RUN = "facepurify-run.json"
 """Name of the file that says what the results in a folder were made with."""
+
+DONE = "facepurify-done.jsonl"
+"""Name of the file that lists the results that were made."""
 
 FAILED = "facepurify-failed.jsonl"
 """Name of the file that lists the images that failed."""
 
 
-def begin_run(folder: Path, options: dict[str, Any], *, overwrite: bool, resume: bool) -> bool:
+def begin_run(folder: Path, options: dict[str, Any], *, anew: bool) -> None:
     """Note what the results in a folder are made with, or hold it against what is noted.
+
+    Whatever the folder's :class:`DoneList` says holds for its note only: both are begun together.
 
     Args:
         folder: The folder for the results; made if need be.
         options: Whatever the results depend on, as JSON has it.
-        overwrite: Whether the run replaces older results. It leaves no note, since its results
-            cannot be told from those that it has yet to replace.
-        resume: Whether the run goes on with another one.
-
-    Returns:
-        Whether results that are there already were made with these options.
+        anew: Whether what is noted counts no more, since older results are to be replaced.
 
     Raises:
         OptionError: The results in the folder were made with other options.
@@ -39,9 +50,8 @@ def begin_run(folder: Path, options: dict[str, Any], *, overwrite: bool, resume:
     make_folder(folder)
     path = folder / RUN
     try:
-        if overwrite:
+        if anew:
             path.unlink(missing_ok=True)
-            return False
         if path.exists():
             noted = _read(path)
             other = sorted(
@@ -52,14 +62,114 @@ def begin_run(folder: Path, options: dict[str, Any], *, overwrite: bool, resume:
                     f"expected the options that the results in {folder} were made with, got "
                     f"another {', '.join(other)}; see {path}, or choose another folder"
                 )
-            return resume
+            return
+        # in this order, so that after a kill no list stands beside a note that it is not of
+        (folder / DONE).unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(options, indent=1) + "\n", encoding="ascii")
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"could not write {path}: {error.strerror}") from error
-    return False
+
+
+class DoneList:
+    """The results that were made, one JSON object a line, each written before it is put in place.
+
+    A line has the ``source``, the ``result`` (below the folder) and the ``sha256`` of what the
+    run made of it. So a result is known by its content: whatever else came to its place, and
+    whenever the run was killed. Several processes may write to one list.
+
+    Args:
+        folder: The folder for the results; None to write none. Pickles as long as nothing was
+            added.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: Any = None
+
+    def add(self, source: Path, result: Path, content: bytes) -> None:
+        """Write one line.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._folder is None:
+            return
+        line = {
+            "source": str(source),
+            "result": str(result.relative_to(self._folder)),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        path = self._folder / DONE
+        try:
+            if self._file is None:
+                self._file = path.open("ab", buffering=0)
+            # The newline comes first, and so ends what a full disk may have cut short.
+            text = f"\n{json.dumps(line)}".encode("ascii")
+            if self._file.write(text) < len(text):
+                raise OutputError(f"could not write {path}: no space is left")
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"could not write {path}: {error.strerror}") from error
+
+    def made(self, root: Path) -> dict[str, str]:
+        """Read what was made of the sources below a folder, in their places.
+
+        Args:
+            root: The folder that the results mirror.
+
+        Returns:
+            The SHA-256 of the result of each source. Lines that are none are passed over.
+
+        Raises:
+            OutputError: The list cannot be read.
+        """
+        if self._folder is None:
+            return {}
+        found: dict[str, str] = {}
+        path = self._folder / DONE
+        try:
+            with path.open("rb") as lines:
+                for text in lines:
+                    line = _object(text)
+                    source, result, digest = (
+                        str(line.get(key)) for key in ("source", "result", "sha256")
+                    )
+                    if source == os.path.join(root, result):  # noqa: PTH118 (much faster)
+                        found[source] = digest
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise OutputError(f"could not read {path}: {error.strerror}") from error
+        return found
+
+    def __enter__(self) -> DoneList:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def is_same(path: Path, sha256: str) -> bool:
+    """Tell whether a file has some content, by its SHA-256.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == sha256
 
 
 class FailureList:
@@ -130,10 +240,16 @@ def make_folder(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        noted = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        noted = None
-    if not isinstance(noted, dict):
+    noted = _object(path.read_bytes())
+    if not noted:
         raise OutputError(f"expected a JSON object in {path}; remove it, and the results with it")
     return noted
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object; an empty one for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

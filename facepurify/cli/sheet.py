@@ -155,6 +155,8 @@ def _write(
     colour: tuple[int, int, int] = _INK,
 ) -> None:
     """Write a line with its baseline at y, smaller if it would be too wide."""
+    # OpenCV's fonts have ASCII only, and a file name need not even be Unicode
+    text = text.encode("ascii", "replace").decode()
     font = cv2.FONT_HERSHEY_DUPLEX
     (needed, _), _ = cv2.getTextSize(text, font, size, 1)
     size *= min(1.0, width / max(needed, 1))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from facepurify import Purifier
-from facepurify.cli.record import FAILED, RUN
+from facepurify import OutputError, Purifier
+from facepurify.cli.record import DONE, FAILED, RUN, DoneList
 from facepurify.imagefiles import read_image, write_image
 
 CROPS = 120
@@ -36,6 +39,12 @@ def folder(tmp_path: Path) -> Path:
 def command(folder: Path, model: Path, *options: object) -> list[str]:
     arguments = ["purify", folder, "-o", folder.parent / "out", "--model", model, *options]
     return [sys.executable, "-m", "facepurify", *map(str, arguments)]
+
+
+def error_of_opencv(code: int) -> cv2.error:
+    error = cv2.error("OpenCV failed")
+    error.code = code
+    return error
 
 
 def state(output: Path) -> dict[str, tuple[int, int]]:
@@ -62,7 +71,8 @@ def check(folder: Path, model: Path) -> None:
         (str(folder / "bad.png"), "ImageFileError"),
     ]
     assert all("expected" in line["message"] for line in lines)
-    assert len([path for path in output.rglob("*") if path.is_file()]) == CROPS + len([FAILED, RUN])
+    notes = [DONE, FAILED, RUN]
+    assert sum(path.is_file() for path in output.rglob("*")) == CROPS + len(notes)
 
 
 def test_several_processes_do_what_one_does(folder, tiny_model, run):
@@ -165,11 +175,143 @@ def test_results_without_a_note_are_not_kept(crop_file, tiny_model, tmp_path, ru
     output = tmp_path / "out"
     arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
     assert run(*arguments)[0] == 0
-    assert run(*arguments, "--overwrite")[0] == 0  # which could not be gone on with
-    assert not (output / RUN).exists()
+    (output / RUN).unlink()  # as a kill between the two does that begin a run anew
+    for _ in range(2):
+        status, _, err = run(*arguments, "--resume")
+        assert status == 1
+        assert "exists; --overwrite replaces it" in err
+    assert len((output / FAILED).read_text().splitlines()) == 1
+
+
+def test_a_file_that_no_run_made_is_not_kept(crop_file, tiny_model, tmp_path, run):
+    output = tmp_path / "out"
+    output.mkdir()
+    shutil.copyfile(crop_file, output / "crop.png")
+    arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
+    for options in ([], ["--resume"], ["--resume"]):
+        status, out, err = run(*arguments, *options)
+        assert status == 1
+        assert "kept" not in out
+        assert "expected a free name" in err
+        assert len((output / FAILED).read_text().splitlines()) == 1
+    assert run(*arguments, "--resume", "--overwrite")[0] == 0
+    assert "kept 1 result(s)" in run(*arguments, "--resume")[1]
+    shutil.copyfile(crop_file, output / "crop.png")
     status, _, err = run(*arguments, "--resume")
     assert status == 1
-    assert "exists; --overwrite replaces it" in err
+    assert "expected a free name" in err
+    assert (output / "crop.png").read_bytes() == crop_file.read_bytes()
+
+
+def test_results_of_other_inputs_are_not_kept(crop_file, tiny_model, tmp_path, run):
+    other = tmp_path / "other" / "crop.png"
+    other.parent.mkdir()
+    write_image(other, np.zeros((112, 112, 3), np.uint8))
+    output = tmp_path / "out"
+    arguments = ["-o", output, "--model", tiny_model]
+    assert run("purify", crop_file.parent, *arguments)[0] == 0
+    before = (output / "crop.png").read_bytes()
+    status, out, err = run("purify", other.parent, *arguments, "--resume")
+    assert status == 1
+    assert "kept" not in out
+    assert "expected a free name" in err
+    assert (output / "crop.png").read_bytes() == before
+    assert run("purify", other.parent, *arguments, "--resume", "--overwrite")[0] == 0
+    assert (output / "crop.png").read_bytes() != before
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the user stop a run when it has purified so many images."""
+    purify, seen = Purifier.purify, []
+
+    def stopping(*given, **options):
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        seen.append(None)
+        return purify(*given, **options)
+
+    monkeypatch.setattr(Purifier, "purify", stopping)
+
+
+def test_a_run_that_replaces_is_gone_on_with(
+    crop_file, tiny_model, invert_model, tmp_path, run, monkeypatch
+):
+    write_image(crop_file.parent / "other.png", np.zeros((112, 112, 3), np.uint8))
+    output = tmp_path / "out"
+    arguments = ["purify", crop_file.parent, "-o", output]
+    assert run(*arguments, "--model", tiny_model)[0] == 0
+    older = (output / "other.png").read_bytes()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        status, _, err = run(*arguments, "--model", invert_model, "--overwrite")
+    assert status == 130
+    assert "stopped; the same command with --resume goes on" in err
+    for _ in range(2):  # what the first model left is never taken for the second one's
+        status, out, err = run(*arguments, "--model", invert_model, "--resume")
+        assert status == 1
+        assert "kept 1 result(s)" in out
+        assert f"{output / 'other.png'} exists; --overwrite replaces it" in err
+        assert (output / "other.png").read_bytes() == older
+    status, out, _ = run(*arguments, "--model", invert_model, "--overwrite", "--resume")
+    assert status == 0
+    assert "kept 1 result(s)" in out
+    assert (read_image(output / "other.png").pixels == 255).all()
+    assert "kept" not in run(*arguments, "--model", invert_model, "--overwrite")[1]
+
+
+def test_no_image_is_purified_twice_in_place(crop_file, invert_model, run, monkeypatch):
+    folder = crop_file.parent
+    write_image(folder / "other.png", np.zeros((112, 112, 3), np.uint8))
+    before = read_image(crop_file).pixels
+    arguments = ["purify", folder, "-o", folder, "--model", invert_model, "--overwrite"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert run(*arguments)[0] == 130
+    status, out, _ = run(*arguments, "--resume")
+    assert status == 0
+    assert "kept 1 result(s)" in out
+    np.testing.assert_array_equal(read_image(crop_file).pixels, 255 - before)
+    assert (read_image(folder / "other.png").pixels == 255).all()
+
+
+def test_a_list_that_was_cut_short(tmp_path):
+    root, output = tmp_path / "in", tmp_path / "out"
+    output.mkdir()
+    with DoneList(output) as done:
+        done.add(root / "a.png", output / "a.png", b"a")
+    path = output / DONE
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:50] + b"\n[]\n\xff\n" + whole[:30])
+    odd = "caf\udce9\n.png"  # a name that is not UTF-8
+    with DoneList(output) as done:
+        done.add(root / odd, output / odd, b"b")
+        done.add(tmp_path / "else" / "c.png", output / "c.png", b"c")
+        done.add(root / "a.png", output / "a.png", b"d")
+    assert DoneList(output).made(root) == {
+        str(root / "a.png"): hashlib.sha256(b"d").hexdigest(),
+        str(root / odd): hashlib.sha256(b"b").hexdigest(),
+    }
+
+
+class AlmostFull(io.BytesIO):
+    """A file on a disk that has room for three more bytes."""
+
+    def write(self, text: bytes) -> int:
+        return super().write(text[:3])
+
+
+def test_a_list_that_cannot_be_written_or_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    with monkeypatch.context() as patch, DoneList(tmp_path) as done:
+        patch.setattr(Path, "open", lambda *_, **__: AlmostFull())
+        with pytest.raises(OutputError, match=r"could not write .*: no space is left"):
+            done.add(path, path, b"")
+    (tmp_path / DONE).mkdir()
+    with DoneList(tmp_path) as done:
+        with pytest.raises(OutputError, match=f"could not write .*{DONE}"):
+            done.add(path, path, b"")
+        with pytest.raises(OutputError, match=f"could not read .*{DONE}"):
+            done.made(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a": '])
@@ -221,17 +363,54 @@ def test_the_user_stops_it(crop_file, tiny_model, tmp_path, run, monkeypatch):
     status, out, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
     assert status == 130
     assert "purified 0 face(s) in 0 of 1 image(s)" in out
-    assert "stopped; --resume goes on" in err
+    assert "stopped; the same command with --resume goes on" in err
+    status, _, err = run("purify", crop_file, "-o", tmp_path / "one.png", "--model", tiny_model)
+    assert (status, err) == (130, "stopped\n")
 
 
-def test_one_image_that_asks_for_too_much(crop_file, tiny_model, tmp_path, run, monkeypatch):
-    def too_much(*_, **__):
-        raise MemoryError
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "expected an image that fits into memory"),
+        (error_of_opencv(-4), "expected an image that fits into memory"),
+        (error_of_opencv(-215), "could not be purified: error: OpenCV failed"),
+        (ZeroDivisionError("by zero"), "could not be purified: ZeroDivisionError: by zero"),
+    ],
+)
+def test_one_image_that_fails_oddly(
+    crop_file, tiny_model, tmp_path, run, monkeypatch, error, reason
+):
+    def fail(*_, **__):
+        raise error
 
-    monkeypatch.setattr(Purifier, "purify", too_much)
-    status, _, err = run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)
+    write_image(crop_file.parent / "wide.png", np.zeros((112, 200, 3), np.uint8))
+    monkeypatch.setattr(Purifier, "purify", fail)
+    status, _, err = run("purify", crop_file.parent, "-o", tmp_path / "out", "--model", tiny_model)
     assert status == 1
-    assert f"{crop_file}: expected an image that fits into memory" in err
+    assert err.startswith("2 image(s) failed")
+    assert f"{crop_file}: {reason}" in err
+
+
+def test_a_bad_entry_of_a_folder_is_one_failure(crop_file, tiny_model, tmp_path, run, monkeypatch):
+    folder = crop_file.parent
+    (folder / "closed").mkdir()
+    (folder / "loop.png").symlink_to("loop.png")
+    scandir = os.scandir
+
+    def scan(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    output = tmp_path / "out"
+    status, out, err = run("purify", folder, "-o", output, "--model", tiny_model)
+    assert status == 1
+    assert "purified 1 face(s) in 1 of 3 image(s)" in out
+    assert f"  could not search {folder / 'closed'}: Permission denied" in err
+    assert f"got {folder / 'loop.png'}; there is no such file" in err
+    lines = [json.loads(line) for line in (output / FAILED).read_text().splitlines()]
+    assert [line["source"] for line in lines] == [str(folder / "closed"), str(folder / "loop.png")]
 
 
 def test_a_file_that_vanishes(crop_file, tiny_model, tmp_path, run, monkeypatch):
@@ -249,5 +428,3 @@ def test_wrong_workers(crop_file, tiny_model, tmp_path, run):
     status, _, err = run(*arguments, "--workers", 0)
     assert status == 1
     assert "expected workers >= 1, got 0" in err
-    with pytest.raises(SystemExit):
-        run(*arguments, "--resume", "--overwrite")

@@ -143,6 +143,98 @@ def test_the_search_is_in_alphabetical_order_and_follows_no_links(tmp_path):
     assert len(plan([tmp_path / "in" / "c", tmp_path / "in"], tmp_path / "out")) == 6
 
 
+def test_an_output_behind_a_link_is_no_input(tmp_path):
+    files(tmp_path / "in", "a.png", "out/a.png", "sub/b.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "out")
+    names = [job.source.name for job in plan([tmp_path / "in"], tmp_path / "link")]
+    assert names == ["a.png", "b.png"]
+    whole = Plan([tmp_path / "in"], tmp_path / "link")
+    assert not whole.takes(tmp_path / "link" / "a.png")
+    # unless it is a folder to search
+    (tmp_path / "same").symlink_to(tmp_path / "in")
+    assert len(plan([tmp_path / "in"], tmp_path / "same")) == 3
+
+
+def test_an_input_behind_a_link_is_not_replaced(tmp_path):
+    first, second = files(tmp_path, "in/a.png", "in/sub/a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "sub")
+    for inputs in ([first, second], [first.parent, second.parent]):
+        sources = Plan(inputs, tmp_path / "link")
+        job = next(job for job in sources if job.source == first)
+        assert job.target.samefile(second)
+        with pytest.raises(OutputExistsError, match="is another input"):
+            check_target(job, sources, True)
+
+
+def test_a_way_out_of_a_folder_behind_a_link(tmp_path, monkeypatch):
+    files(tmp_path, "real/a.png", "real/deep/b.png", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path)
+    (job,) = plan([Path("link/../a.png")], Path("link/../out"))
+    assert job == Job(tmp_path / "real" / "a.png", tmp_path / "real" / "out" / "a.png")
+
+
+def test_one_bad_entry_does_not_end_the_search(tmp_path, monkeypatch):
+    files(tmp_path / "in", "a.png", "closed/b.png", "gone/c.png", "z.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "in" / "loop").symlink_to("loop")
+    scandir = os.scandir
+
+    def scan(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    jobs = iter(Plan([tmp_path / "in"], tmp_path / "out"))
+    assert next(jobs).source.name == "a.png"
+    (tmp_path / "in" / "gone" / "c.png").unlink()
+    (tmp_path / "in" / "gone").rmdir()
+    closed, gone, loop, last = jobs
+    assert f"could not search {tmp_path / 'in' / 'closed'}: Permission denied" in str(closed.error)
+    assert f"could not search {tmp_path / 'in' / 'gone'}" in str(gone.error)
+    assert [(job.source.name, job.error) for job in (loop, last)] == [
+        ("loop.png", None),
+        ("z.png", None),
+    ]
+
+
+def test_leftovers_beside_a_folder_that_cannot_be_searched(tmp_path, monkeypatch):
+    files(tmp_path / "in", "a.png")
+    (left, _) = files(tmp_path / "out", ".a.0123456789abcdef.png", "closed/b.png")
+    whole = Plan([tmp_path / "in"], tmp_path / "out")
+    scandir = os.scandir
+
+    def scan(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert list(whole.leftovers()) == [left]
+
+
+def test_names_that_nobody_can_look_at(tmp_path):
+    files(tmp_path, "a.png")
+    endless = tmp_path / ("x" * 300 + ".png")
+    with pytest.raises(ImageFileError, match=r"could not look at .*: File name too long"):
+        Plan([endless], tmp_path / "out")
+    with pytest.raises(OutputError, match=r"could not look at .*: File name too long"):
+        Plan([tmp_path / "a.png"], endless)
+    with pytest.raises(OutputError, match=r"could not look at .*: File name too long"):
+        check_free(endless, overwrite=True)
+
+
+def test_links_to_themselves(tmp_path):
+    (source,) = files(tmp_path, "in/a.png")
+    (tmp_path / "loop").symlink_to("loop")
+    for output in (tmp_path / "loop", tmp_path / "loop" / "out"):
+        with pytest.raises(OutputError, match="could not look at"):
+            Plan([source], output)
+    with pytest.raises(ImageFileError, match="could not look at"):
+        Plan([tmp_path / "loop"], tmp_path / "out")
+
+
 def test_a_file_of_another_suffix_is_read_where_it_is_named(tmp_path):
     (odd,) = files(tmp_path, "in/face.tif")
     assert plan([odd, tmp_path / "in"], tmp_path / "out") == [

@@ -178,6 +178,24 @@ def test_insightface_that_does_not_import(run, shipped, crop_file, tmp_path, mon
     assert "expected insightface to import" in err
 
 
+def test_insightface_that_was_compiled_for_another_numpy(
+    run, shipped, crop_file, tmp_path, monkeypatch
+):
+    folder = tmp_path / "site" / "insightface"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ValueError('numpy.dtype size changed')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "insightface"]:
+        monkeypatch.delitem(sys.modules, name)
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "warning insightface pack: expected insightface to import, got ValueError(" in out
+    for options in ([], ["--pack", tmp_path]):
+        status, _, err = run("purify", crop_file, "-o", tmp_path / "out", *options)
+        assert status == 1
+        assert "ValueError('numpy.dtype size changed')" in err
+
+
 def test_a_gpu_that_is_not_there(run, shipped, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     status, out, _ = run("doctor")

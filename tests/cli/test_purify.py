@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,13 +140,13 @@ def test_a_copy_that_fails(run, detector, crop_file, tiny_model, tmp_path, monke
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     output = tmp_path / "out"
     status, _, err = run(
         "purify", crop_file, "-o", output, "--model", tiny_model, "--keep-faceless"
     )
     assert status == 1
-    assert "could not copy to" in err
+    assert "could not write" in err
     assert "No space left on device" in err
     assert images(output) == []
 
@@ -258,6 +257,16 @@ def test_a_detector_that_fails_stops_one_file_only(run, pack, tiny_model, tmp_pa
     )
     assert status == 1
     assert "sliver.png: the face detector failed" in err
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5"])
+def test_a_wrong_seed_leaves_no_note(run, crop_file, tiny_model, tmp_path, seed):
+    output = tmp_path / "out"
+    for command, target in (("purify", output), ("inspect", tmp_path / "sheet.png")):
+        with pytest.raises(SystemExit) as stop:
+            run(command, crop_file, "-o", target, "--model", tiny_model, "--seed", seed)
+        assert stop.value.code == 2
+        assert not target.exists()
 
 
 def test_usage_errors(run, crop_file):

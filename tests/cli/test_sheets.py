@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,43 @@ def test_inspect_refuses_what_it_cannot_read(run, tmp_path, tiny_model):
         )
         assert status == 1
         assert name in err
+
+
+def test_a_name_that_is_not_unicode(run, crop_file, tiny_model, tmp_path):
+    odd = crop_file.with_name(os.fsdecode(b"caf\xe9.png"))
+    try:
+        crop_file.rename(odd)
+    except OSError:
+        pytest.skip("this system's names are Unicode")
+    sheet = tmp_path / os.fsdecode(b"sheet\xe9.png")
+    status, out, _ = run("inspect", odd, "-o", sheet, "--model", tiny_model)
+    assert (status, sheet.exists()) == (0, True)
+    assert "sheet\\udce9.png" in out
+
+
+def test_letters_that_the_font_has_not():
+    plain, odd = (draw_sheet(title, [""], [[Panel(BLACK)]]) for title in ("caf?.png", "café.png"))
+    np.testing.assert_array_equal(odd, plain)
+
+
+def test_a_sheet_never_replaces_its_image(run, crop_file, tiny_model):
+    before = crop_file.read_bytes()
+    status, _, err = run(
+        "inspect", crop_file, "-o", crop_file, "--model", tiny_model, "--overwrite"
+    )
+    assert status == 1
+    assert f"expected another file for the sheet than the image {crop_file}" in err
+    assert crop_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "demo"])
+def test_no_sheet_is_drawn_in_vain(run, crop_file, tmp_path, command):
+    image = [crop_file] if command == "inspect" else []
+    status, _, err = run(
+        command, *image, "-o", tmp_path / "sheet.gif", "--model", tmp_path / "nonesuch.onnx"
+    )
+    assert status == 1
+    assert "expected a name that ends in .jpg, .jpeg, .png, .webp, got sheet.gif" in err
 
 
 def test_demo(run, tiny_model, tmp_path, monkeypatch):
