@@ -235,6 +235,15 @@ class TestFloor:
         one, four = (floor.multiply_adds(model, batch) for batch in (1, 4))
         assert four == 4 * one > 10_000_000
 
+    def test_what_ships_computes_as_much_as_the_record_says(self):
+        """Counted, not timed: whoever makes a model larger has to measure it anew."""
+        floor = script("floor")
+        record = json.loads((ROOT / "benchmarks" / "records" / "floor.json").read_text())
+        recorded = {row["model"]: row["megamacs_an_image"] for row in record["rows"]}
+        for name in ("pin", "ais", "uddn", "immune"):
+            model = onnx.load_from_string(read_model(name).content)
+            assert floor.multiply_adds(model, 1) / 1e6 == pytest.approx(recorded[name], rel=1e-3)
+
     def test_a_run(self, tmp_path, tiny_model):
         out = tmp_path / "floor.json"
         arguments = ["--model", tiny_model, "--batch", 2, "--threads", 1, "--repeats", 1]

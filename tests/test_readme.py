@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,3 +59,39 @@ def test_every_command_is_there(tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+
+class Parsed(Exception):
+    """A command line was understood."""
+
+
+def written_commands() -> list[str]:
+    """The commands of training and benchmark in README, cards and records, in one line each."""
+    texts = [ROOT / "README.md", *ROOT.glob("models/*.md"), *ROOT.glob("benchmarks/*/README.md")]
+    joined = "\n".join(path.read_text(encoding="utf-8") for path in texts).replace("\\\n", "")
+    found = re.findall(r"^    (python -m facepurify\.(?:train|bench) .*)$", joined, re.MULTILINE)
+    return sorted({line for line in found if "…" not in line and "--help" not in line})
+
+
+@pytest.mark.parametrize("line", written_commands())
+def test_written_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch", reason="needs facepurify[train]")
+    from facepurify.bench.__main__ import main as bench
+    from facepurify.train.__main__ import main as train
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(parser: argparse.ArgumentParser, *arguments):
+        parse(parser, *arguments)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    words = shlex.split(line, comments=True)
+    with pytest.raises(Parsed):
+        {"facepurify.train": train, "facepurify.bench": bench}[words[2]](words[3:])
+    if "--publish" in words:  # it refuses to publish weights of no origin
+        assert {"--training-data", "--licence"} <= set(words)
+
+
+def test_there_are_written_commands():
+    assert len(written_commands()) > 25

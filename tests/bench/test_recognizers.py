@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.shipped import find_recognizer
 from facepurify.errors import ModelContractError, ModelNotFoundError
 from tests.bench.small_nets import DIM, lfw_pairs, recognizer_model
 
@@ -100,11 +101,20 @@ def test_refuses_external_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mobileface_v2", "mobilefacenet_casia", "mobilefacenet_ms1m"])
 def test_embeds_as_insightface_does(shared: Path, name: str) -> None:
+    faces, _ = lfw_pairs(shared, 2, genuine=True)
+    _embeds_as_insightface_does(shared / "models" / f"{name}.onnx", faces)
+
+
+@pytest.mark.parametrize("name", ["recognizer", "recognizer-mter"])
+def test_what_ships_embeds_as_insightface_does(name: str) -> None:
+    faces = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 112, 112))) / 255
+    _embeds_as_insightface_does(find_recognizer(name), faces.float())
+
+
+def _embeds_as_insightface_does(path: Path, faces: torch.Tensor) -> None:
     arcface = pytest.importorskip("insightface.model_zoo.arcface_onnx")
-    path = shared / "models" / f"{name}.onnx"
     theirs = arcface.ArcFaceONNX(str(path))
     theirs.prepare(-1)
-    faces, _ = lfw_pairs(shared, 2, genuine=True)
     crops = [
         np.rint(face.transpose(1, 2, 0) * 255).astype(np.uint8)[..., ::-1] for face in faces.numpy()
     ]
