@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
@@ -13,7 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepurify.errors import DataError, ModelContractError, ModelOutputError, OptionError
+from facepurify.errors import (
+    DataError,
+    ModelContractError,
+    ModelOutputError,
+    OptionError,
+    OutputError,
+)
 from facepurify.memory import Memory
 from facepurify.onnxfile import read_constants
 from facepurify.search import (
@@ -291,6 +298,57 @@ def test_memory_is_bounded_and_drops_the_oldest(tmp_path: Path) -> None:
     memory.save(tmp_path / "empty.npz")
     again.load(tmp_path / "empty.npz")
     assert len(again) == 0
+
+
+def test_memory_keeps_the_order_through_a_file(tmp_path: Path) -> None:
+    codes, kept = np.eye(C, dtype=np.float32), antibodies(np.random.default_rng(8), C)
+    memory, again = Memory(K, capacity=3), Memory(K, capacity=3)
+    memory.keep(codes[:4], kept[:4])  # 3 at the place of 0; the oldest is 1
+    memory.save(tmp_path / "cells.npz")
+    again.load(tmp_path / "cells.npz")
+    again.keep(codes[4:5], kept[4:5])
+    recalled = again.recall(codes, np.full((C, K), 2, np.float32))
+    assert [row.max() < 2 for row in recalled] == [False, False, True, True, True, False]
+
+
+def test_memory_refuses_codes_of_another_length(tmp_path: Path) -> None:
+    other, memory = Memory(K), Memory(K)
+    one = np.ones((1, K), np.float32)
+    other.keep(np.ones((1, C + 1), np.float32), one)
+    other.save(tmp_path / "other.npz")
+    code = np.ones((1, C), np.float32)
+    memory.keep(code, one)
+    with pytest.raises(DataError, match="expected codes of 6 numbers"):
+        memory.load(tmp_path / "other.npz")
+    assert np.array_equal(memory.recall(code, 0 * one), one)
+    memory.forget()
+    memory.load(tmp_path / "other.npz")  # nothing tells yet that it is another's
+    for use in (memory.recall, memory.keep):
+        with pytest.raises(DataError, match="forget them"):
+            use(code, one)
+    memory.forget()
+    memory.keep(code, one)
+
+
+def test_memory_that_is_damaged_anywhere(tmp_path: Path) -> None:
+    memory, rng = Memory(K), np.random.default_rng(10)
+    memory.keep(rng.normal(size=(20, C)).astype(np.float32), antibodies(rng, 20))
+    memory.save(tmp_path / "cells.npz")
+    content = (tmp_path / "cells.npz").read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            Memory(K).load(tmp_path / "damaged.npz")
+
+
+def test_memory_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="could not write"):
+        Memory(K).save(tmp_path / ("a" * 250 + ".npz"))  # the temporary name is longer yet
+    with pytest.raises(OutputError, match="expected a folder"):
+        Memory(K).save(tmp_path / "no" / "cells.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_refuses_another_model_s_cells(tmp_path: Path) -> None:
