@@ -121,11 +121,12 @@ def read_contract(content: bytes) -> ModelContract:
 
     The contract: at most 64 MiB, one file, operators of the default domain only and of those only
     what networks on images are made of (no loops, branches, functions, sparse tensors, which
-    unfold to any size, nor strings, which are of any length); an input ``image`` and an output ``purified``, float32 [N, 3, 112, 112];
-    optional outputs ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs
-    ``mask_mode`` int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an
-    initializer backs them. One that can be searched gives ``coefficients`` float32 [N, K] and
-    ``code`` float32 [N, C] too. Its metadata may say ``score_threshold``, a number in (0, 1].
+    unfold to any size, nor strings, which are of any length); an input ``image`` and an output
+    ``purified``, float32 [N, 3, 112, 112]; optional outputs ``probability`` float32 [N, K] and
+    ``score`` float32 [N]; optional inputs ``mask_mode`` int64 [1] and ``mask_uniform`` float32
+    [1, K], and any others, only if an initializer backs them. One that can be searched gives
+    ``coefficients`` float32 [N, K] and ``code`` float32 [N, C] too. Its metadata may say
+    ``score_threshold``, a number in (0, 1].
 
     Args:
         content: The bytes of the file.

@@ -213,11 +213,7 @@ class Stage:
 def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
     """What a search starts from; refuse what is not finite or of another length."""
     coefficients, code = (outputs[name] for name in _SENSED)
-    if (
-        coefficients.shape != probability.shape
-        or code.ndim != 2
-        or len(code) != len(probability)
-    ):
+    if coefficients.shape != probability.shape or code.ndim != 2 or len(code) != len(probability):
         raise ModelOutputError(
             f"expected `coefficients` of shape {probability.shape} and as many codes [N, C], "
             f"got {coefficients.shape} and {code.shape}"

@@ -130,8 +130,8 @@ class _Override:
             mine = getattr(self, name)
             if (found := attributes.get(name, mine)) != mine:
                 raise WrapError(
-                    f"expected {name} of the {type(model).__name__} as wrap left it, got {found!r}; "
-                    "undo that first"
+                    f"expected {name} of the {type(model).__name__} as wrap left it, got "
+                    f"{found!r}; undo that first"
                 )
         for name in (_MARK, *_OVERRIDDEN):
             attributes.pop(name, None)
