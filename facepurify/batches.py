@@ -97,7 +97,7 @@ class PurifyBatch:
             if self._errors is None:
                 raise
             purified = []
-            encoded = any(isinstance(value, bytes) for value in values)
+            encoded = not any(isinstance(value, np.ndarray | list) for value in values)
             for row, value in enumerate(values):
                 place = None if places is None else places[row : row + 1]
                 try:
@@ -143,17 +143,22 @@ def _encoded(pixels: Array, file: DecodedImage) -> bytes:
 
 
 def _array(value: object, what: str) -> Array:
-    """Make one array of an array, or of the nested arrays and lists that Parquet gives."""
+    """Make one array of an array, or of the nested arrays and lists that Parquet gives.
+
+    Lists do not tell how wide their integers are: those of 0 to 255 become uint8.
+    """
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value
-    if isinstance(value, np.ndarray | list) and len(value):
-        if not isinstance(value[0], np.ndarray | list):
-            return np.asarray(value)
-        try:
-            return np.stack([_array(part, what) for part in value])
-        except ValueError as error:
-            raise ImageShapeError(f"expected {what} of one size, got {error}") from None
-    raise ImageTypeError(f"expected {what} as an array, got {type(value).__name__}")
+    if not isinstance(value, np.ndarray | list):
+        raise ImageTypeError(f"expected {what} as an array, got {type(value).__name__}")
+    parts = [_array(part, what) if isinstance(part, np.ndarray | list) else part for part in value]
+    try:
+        array = np.array(parts)
+    except ValueError as error:
+        raise ImageShapeError(f"expected {what} of one size, got {error}") from None
+    if array.dtype.kind == "i" and array.size and 0 <= array.min() <= array.max() <= 255:
+        return array.astype(np.uint8)
+    return array
 
 
 def _black(value: object) -> Array:

@@ -27,7 +27,15 @@ MAX_DEMAND = 2 << 30
 _FOLDED = 4096  # bytes of a constant that may be worked out while shapes are inferred
 _FOLDS = (1, 27)  # the first ONNX Runtime that minds such a limit
 _PADDED = 16  # convolutions may round their channels up to whole vectors
-_SIZES = {"tensor(int64)": 8, "tensor(uint64)": 8, "tensor(double)": 8}  # others count 4
+# Bytes of an element. What is not here is refused: a string, say, may be of any length.
+_SIZES = {
+    f"tensor({element})": size
+    for size, elements in (
+        (4, "bool int8 uint8 int16 uint16 int32 uint32 float16 bfloat16 float"),
+        (8, "int64 uint64 double"),
+    )
+    for element in elements.split()
+}
 
 
 def largest_batch(content: bytes) -> int:
@@ -66,7 +74,8 @@ def demand_of(content: bytes, batch: int) -> int:
         batch: N, the number of images.
 
     Raises:
-        ModelContractError: ONNX Runtime refuses the model, or a shape does not follow from N.
+        ModelContractError: ONNX Runtime refuses the model, a shape does not follow from N, or a
+            tensor is of something else than numbers.
         MissingExtraError: ONNX Runtime is not installed.
     """
     try:
@@ -101,6 +110,8 @@ def demand_of(content: bytes, batch: int) -> int:
     total = 0
     for name in probe.tensors:
         shape, rank = shown[name].shape, shown[f"{name} of shape"].shape
+        if (kind := shown[name].type) not in _SIZES:
+            raise ModelContractError(f"expected tensors of numbers, got {name!r}, a {kind}")
         # A tensor of unknown rank looks like a scalar; what Shape makes of it tells them apart.
         if rank != [len(shape)] or not all(isinstance(size, int) for size in shape):
             raise ModelContractError(
@@ -109,7 +120,7 @@ def demand_of(content: bytes, batch: int) -> int:
                 + ("" if folds else ", or install ONNX Runtime 1.27 or newer")
             )
         shapes[name] = tuple(shape)
-        total += math.prod(shape) * _SIZES.get(shown[name].type, 4)
+        total += math.prod(shape) * _SIZES[kind]
     for operator, image, kernel, made in probe.convolutions:
         places = shapes[image] if operator == "ConvTranspose" else shapes[made]
         if min(len(places), len(shapes[kernel])) > 2:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import LandmarkDegenerateError, LandmarkOutsideError, LandmarkShapeError
-from .images import SIZE, Array, as_images, store
+from .images import SIZE, Array, as_images, clipped, store
 
 __all__ = ["ARCFACE_TEMPLATE", "Matrix", "align", "as_faces", "cut", "paste", "similarity"]
 
@@ -100,7 +100,7 @@ def as_faces(landmarks: ArrayLike, photo: Array) -> list[NDArray[np.float64]]:
     """
     try:
         points = np.asarray(landmarks, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise LandmarkShapeError(
             f"expected landmarks [5, 2] or [M, 5, 2], got {type(landmarks).__name__}: {error}"
         ) from error
@@ -217,4 +217,4 @@ def _warp(image: Array, matrix: Matrix, height: int, width: int, border: int) ->
     )
     if finer > 1:
         warped = cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA)
-    return warped
+    return clipped(np.asarray(warped))

@@ -21,6 +21,7 @@ __all__ = [
     "as_images",
     "check_canonical",
     "check_colour",
+    "clipped",
     "from_canonical",
     "resize",
     "store",
@@ -98,7 +99,7 @@ def check_canonical(batch: object) -> None:
 
 
 def resize(image: Array, height: int, width: int) -> Array:
-    """Resize by area averaging where the image shrinks, bilinearly where it grows.
+    """Resize by area averaging along the sides that shrink, then bilinearly along those that grow.
 
     Args:
         image: HxW or HxWx3, any dtype of :func:`as_images`.
@@ -108,11 +109,24 @@ def resize(image: Array, height: int, width: int) -> Array:
     Returns:
         The resized image, of the same dtype; ``image`` itself where the size is right.
     """
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height < image.shape[0] or width < image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=interpolation)
+    smaller = min(height, image.shape[0]), min(width, image.shape[1])
+    for size, how in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            resized = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=how)
+            image = clipped(np.asarray(resized))
+    return image
+
+
+def clipped(image: Array) -> Array:
+    """Clip what rounding put outside [0, 1] in a float image, so that it stays one.
+
+    Args:
+        image: Of any dtype of :func:`as_images`.
+
+    Returns:
+        The image; uint8 as it is.
+    """
+    return image if image.dtype == np.uint8 else store(image, image.dtype)
 
 
 def to_canonical(crops: Sequence[Array], color: Colour) -> NDArray[np.float32]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from .errors import DataError, OutputError
 from .files import atomic_path
 
 __all__ = ["Memory"]
@@ -21,9 +20,6 @@ Bytes = NDArray[np.uint8]
 CAPACITY = 1024
 _ALIKE = 0.9  # cosine from which a code counts as met before
 _MAX_BYTES = 64 << 20
-_UNREADABLE = (
-    OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile
-)  # fmt: skip
 
 
 class Memory:
@@ -60,10 +56,14 @@ class Memory:
 
         Returns:
             float32 [N, K].
+
+        Raises:
+            DataError: The cells, which were loaded, are those of codes of another length.
         """
         with self._lock:
             if self._codes is None:
                 return otherwise
+            self._check_width(code)
             cosine = _unit(code) @ self._codes[: len(self)].T
             nearest = cosine.argmax(axis=1)
             packed = self._antibodies[nearest]
@@ -73,7 +73,11 @@ class Memory:
         return recalled
 
     def keep(self, code: Floats, antibodies: Floats) -> None:
-        """Remember antibodies [N, K] of 0 and 1 for their codes [N, C]."""
+        """Remember antibodies [N, K] of 0 and 1 for their codes [N, C].
+
+        Raises:
+            DataError: As for :meth:`recall`.
+        """
         packed = np.packbits(antibodies > 0, axis=1)
         with self._lock:
             self._put(_unit(code), packed)
@@ -81,10 +85,18 @@ class Memory:
     def _put(self, unit: Floats, packed: Bytes) -> None:
         if self._codes is None:
             self._codes = np.zeros((self._capacity, unit.shape[1]), np.float32)
+        self._check_width(unit)
         for one, antibody in zip(unit, packed, strict=True):
             place = self._count % self._capacity
             self._codes[place], self._antibodies[place] = one, antibody
             self._count += 1
+
+    def _check_width(self, code: Floats) -> None:
+        if self._codes is not None and code.shape[1] != self._codes.shape[1]:
+            raise DataError(
+                f"expected codes of {self._codes.shape[1]} numbers, as those in memory, got "
+                f"{code.shape[1]}; if these were loaded from another model's file, forget them"
+            )
 
     def forget(self) -> None:
         """Empty it."""
@@ -92,19 +104,28 @@ class Memory:
             self._count, self._codes = 0, None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all cells to an .npz of plain arrays."""
+        """Write all cells, the oldest first, to an .npz of plain arrays.
+
+        Raises:
+            OutputError: It cannot be written there.
+        """
         with self._lock:
-            count = len(self)
-            codes = np.zeros((0, 0), np.float32) if self._codes is None else self._codes[:count]
-            codes, antibodies = codes.copy(), self._antibodies[:count].copy()
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                allow_pickle=False,
-                length=np.array(self._length),
-                codes=codes,
-                antibodies=antibodies,
-            )
+            places = np.arange(self._count - len(self), self._count) % self._capacity
+            codes = np.zeros((0, 0), np.float32) if self._codes is None else self._codes[places]
+            antibodies = self._antibodies[places]
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    allow_pickle=False,
+                    length=np.array(self._length),
+                    codes=codes,
+                    antibodies=antibodies,
+                )
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"could not write {path}: {error.strerror}") from error
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take the cells of a file in place of what is remembered.
@@ -135,12 +156,14 @@ class Memory:
             )
             if not fits:
                 raise ValueError(f"antibodies of {length} in {len(codes)} cells")
-        except (*_UNREADABLE, MemoryError) as error:  # an array may claim any shape
+        except Exception as error:  # zipfile, its decompressors and numpy raise a dozen classes
             raise DataError(
                 f"expected the memory of a model with antibodies of {self._length} at {path}, "
                 f"as Memory.save writes it, got {error}"
             ) from error
         with self._lock:
+            if len(codes):
+                self._check_width(codes)
             self._count, self._codes = 0, None
             if len(codes):
                 self._put(_unit(codes), antibodies)

@@ -7,6 +7,7 @@ Field numbers are those of onnx.proto.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,13 +36,16 @@ SCORE_THRESHOLD = "score_threshold"
 
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 32
+_MAX_RANK = 8
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+_FLOAT, _INT64, _STRING = 1, 7, 8  # TensorProto.DataType
+_NUMBERS = frozenset(range(1, 27)) - {_STRING}
 _DTYPES = {_FLOAT: "<f4", _INT64: "<i8", 10: "<f2"}  # those that ``read_constants`` reads
 _ELEMENT_NAMES = {_FLOAT: "float32", _INT64: "int64"}
 _DEFAULT_DOMAINS = (b"", b"ai.onnx")
 _ENDLESS = (b"Loop", b"Scan")  # they repeat as often as the file says
+_STRINGS = (b"value_string", b"value_strings")  # attributes that become a tensor
 _IMAGE_SHAPE = (3, 112, 112)
 CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "QLinearConv"})
 """Operators that may unfold their input: a copy of it for each place of the kernel."""
@@ -116,12 +120,13 @@ def read_contract(content: bytes) -> ModelContract:
     """Check a file against the ONNX contract of a purifier.
 
     The contract: at most 64 MiB, one file, operators of the default domain only and of those only
-    what networks on images are made of (no loops, branches, functions, nor sparse tensors, which
-    unfold to any size); an input ``image`` and an output ``purified``, float32 [N, 3, 112, 112];
-    optional outputs ``probability`` float32 [N, K] and ``score`` float32 [N]; optional inputs
-    ``mask_mode`` int64 [1] and ``mask_uniform`` float32 [1, K], and any others, only if an
-    initializer backs them. One that can be searched gives ``coefficients`` float32 [N, K] and
-    ``code`` float32 [N, C] too. Its metadata may say ``score_threshold``, a number in (0, 1].
+    what networks on images are made of (no loops, branches, functions, sparse tensors, which
+    unfold to any size, nor strings, which are of any length); an input ``image`` and an output
+    ``purified``, float32 [N, 3, 112, 112]; optional outputs ``probability`` float32 [N, K] and
+    ``score`` float32 [N]; optional inputs ``mask_mode`` int64 [1] and ``mask_uniform`` float32
+    [1, K], and any others, only if an initializer backs them. One that can be searched gives
+    ``coefficients`` float32 [N, K] and ``code`` float32 [N, C] too. Its metadata may say
+    ``score_threshold``, a number in (0, 1].
 
     Args:
         content: The bytes of the file.
@@ -152,7 +157,7 @@ class Probe:
     Attributes:
         content: The model, as bytes of ONNX. For each tensor ``x`` it has an output ``x`` and one
             ``x of shape``, which has as many numbers as ``x`` has dimensions.
-        tensors: The tensors that nodes make, and the kernels of convolutions.
+        tensors: The tensors that nodes make, and the inputs and kernels of convolutions.
         convolutions: Each one's operator, input, kernel and output.
     """
 
@@ -184,7 +189,7 @@ def probe_of(content: bytes, batch: int) -> Probe:
                         place = 3 if operator == "QLinearConv" else 1
                         if len(inputs) <= place or not outputs:
                             raise ModelContractError(f"expected {operator} to have a kernel")
-                        tensors.append(inputs[place])
+                        tensors += inputs[0], inputs[place]
                         convolutions.append((operator, inputs[0], inputs[place], outputs[0]))
                 if inner in (1, 2, 5) or (inner == 11 and not reader.is_image(_message(part))):
                     graph.append(_field(inner, part))
@@ -285,7 +290,8 @@ def read_constants(content: bytes) -> dict[str, NDArray[Any]]:
         values lie in one piece.
 
     Raises:
-        ModelContractError: A tensor whose bytes do not fill its shape.
+        ModelContractError: A tensor whose bytes do not fill its shape, or of a shape that none
+            has.
     """
     reader = _Reader()
     data = memoryview(content)
@@ -424,6 +430,8 @@ class _Reader:
 
     def _attribute(self, data: memoryview, depth: int) -> None:
         for number, value in self.fields(data, depth):
+            if number == 1 and bytes(_message(value)) in _STRINGS:
+                raise ModelContractError("expected tensors of numbers, got one of strings")
             if number in (5, 10):
                 self._tensor(_message(value), depth + 1)
             elif number in (6, 11) and not isinstance(value, int):
@@ -439,11 +447,13 @@ class _Reader:
         raise ModelContractError("expected dense tensors, got a sparse one; save it as dense")
 
     def _tensor(self, data: memoryview, depth: int) -> str:
-        """Refuse external data; return the tensor's name."""
+        """Refuse external data and strings; return the tensor's name."""
         name = ""
         for number, value in self.fields(data, depth):
             if number == 8:
                 name = _text(value)
+            elif number == 2 and _integer(value) not in _NUMBERS:
+                raise ModelContractError("expected tensors of numbers, got one of strings")
             elif number == 13 or (number == 14 and value != 0):
                 raise ModelContractError(
                     "expected a single file, got a tensor with external data; "
@@ -457,7 +467,7 @@ class _Reader:
         shape: list[int] = []
         for number, value in self.fields(data, depth):
             if number == 1:
-                shape += _packed(value)
+                shape += itertools.islice(_packed(value), _MAX_RANK + 1 - len(shape))
             elif number == 2:
                 dtype = _DTYPES.get(_integer(value))
             elif number == 8:
@@ -466,6 +476,12 @@ class _Reader:
                 raw = _message(value)
         if dtype is None or raw is None:
             return name, None
+        # A negative size reads as one of more than 2^63.
+        if len(shape) > _MAX_RANK or math.prod(size or 1 for size in shape) > MAX_BYTES:
+            raise ModelContractError(
+                f"expected {name} to have at most {_MAX_RANK} dimensions and {MAX_BYTES} numbers, "
+                f"got a shape that begins {shape}"
+            )
         if len(raw) != math.prod(shape) * np.dtype(dtype).itemsize:
             raise ModelContractError(
                 f"expected {name} to fill its shape {shape}, got {len(raw)} bytes"
@@ -557,15 +573,15 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     raise ModelContractError("expected an ONNX file, got a number of more than ten bytes")
 
 
-def _packed(value: int | memoryview) -> list[int]:
+def _packed(value: int | memoryview) -> Iterator[int]:
     """Read a repeated number, which may be written one by one or in one piece."""
     if isinstance(value, int):
-        return [value]
-    numbers, position = [], 0
+        yield value
+        return
+    position = 0
     while position < len(value):
         number, position = _varint(value, position)
-        numbers.append(number)
-    return numbers
+        yield number
 
 
 def _message(value: int | memoryview) -> memoryview:

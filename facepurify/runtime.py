@@ -58,7 +58,12 @@ class Session:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        if providers is not None and (isinstance(providers, str) or not providers):
+        if providers is not None and not (
+            isinstance(providers, Sequence)
+            and not isinstance(providers, str)
+            and providers
+            and all(isinstance(name, str) for name in providers)
+        ):
             raise OptionError(f"expected a list of provider names or None, got {providers!r}")
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f"expected threads >= 1 or None, got {threads!r}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelContractError, ModelOutputError, OptionError
-from .images import Array
+from .images import SIZE, Array
 from .memory import Memory
 
 __all__ = [
@@ -276,18 +276,25 @@ def likeness(sensed: Sensed, decode: Callable[[Floats], Floats], recognize: Reco
         count = clones.shape[:2]
         faces = decode((clones * sensed.coefficients[:, None]).reshape(-1, clones.shape[2]))
         crops = np.rint(faces.transpose(0, 2, 3, 1)[..., ::-1] * 255).astype(np.uint8)
-        embeddings = np.asarray(recognize(np.ascontiguousarray(crops)), np.float32)
+        given = recognize(np.ascontiguousarray(crops))
+        try:
+            embeddings = np.asarray(given, np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ModelOutputError(
+                f"expected embeddings [{len(crops)}, d] from the recognizer, got {error}"
+            ) from error
         if (
             embeddings.ndim != 2
             or len(embeddings) != len(crops)
+            or not embeddings.size
             or not np.isfinite(embeddings).all()
         ):
             raise ModelOutputError(
                 f"expected finite embeddings [{len(crops)}, d] from the recognizer, "
                 f"got {embeddings.shape}"
             )
-        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        unit = embeddings.reshape(*count, -1)
+        length = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        unit = (embeddings / length).reshape(*count, -1)
         if not middle:
             middle.append(unit.mean(axis=1))
         worth: Floats = np.einsum("nmd,nd->nm", unit, middle[0])
@@ -302,6 +309,9 @@ class Decoder:
     Args:
         constants: Of the model's file.
 
+    Attributes:
+        count: K, the coefficients that it takes.
+
     Raises:
         ModelContractError: They are not those of eigenfaces.
     """
@@ -310,6 +320,7 @@ class Decoder:
         self._luma = _Planes(constants, "luma", planes=1)
         self._chroma = _Planes(constants, "chroma", planes=2)
         self._to_rgb = _constant(constants, "net.space.to_rgb", (3, 3))
+        self.count = self._luma.count + self._chroma.count
 
     def __call__(self, coefficients: Floats) -> Floats:
         """Coefficients [N, K], masked, to float32 [N, 3, 112, 112], RGB, clipped to [0, 1]."""
@@ -334,14 +345,19 @@ class _Planes:
         self._symmetric = _constant(constants, prefix + "symmetric", (even, None))
         self._antisymmetric = _constant(constants, prefix + "antisymmetric", (None, None))
         self._planes = planes
-        kept = (even + len(self._antisymmetric)) // planes
+        odd, side = len(self._antisymmetric), len(self._dct)
+        if even % planes or odd % planes or side > SIZE:
+            raise ModelContractError(
+                f"expected {prefix}* of {planes} planes with up to {SIZE} x {SIZE} frequencies, "
+                f"got {even} and {odd} of {side} x {side}"
+            )
+        kept = (even + odd) // planes
         where = _constant(constants, f"search.{name}.frequencies", (kept,))
-        self._where = where.astype(np.int64)
-        side = len(self._dct)
-        if kept and not 0 <= self._where.min() <= self._where.max() < side**2:
+        if kept and not 0 <= where.min() <= where.max() < side**2:
             raise ModelContractError(
                 f"expected frequencies of {side} x {side} in search.{name}.frequencies"
             )
+        self._where = where.astype(np.int64)
         self._even = even // planes
         self.count = self._symmetric.shape[1] + self._antisymmetric.shape[1]
 
@@ -384,20 +400,18 @@ class Search:
         }
         self.options = options
         self.decode = Decoder(numbers)
+        if self.decode.count != length:
+            raise ModelContractError(
+                f"expected {length} eigenfaces to search, got {self.decode.count}"
+            )
         eigenvalues = _constant(numbers, "net.space.eigenvalues", (length,))
+        if not (eigenvalues > 0).all():
+            raise ModelContractError("expected eigenvalues above 0, got others")
         self._deviations = np.sqrt(eigenvalues).astype(np.float32)
         self._evidence = _constant(numbers, "search.evidence", (length,))
-        prefix = "search.critic."
-        self._critic = {
-            name.removeprefix(prefix): array
-            for name, array in numbers.items()
-            if name.startswith(prefix)
-        }
-        if options.affinity == "critic" and options.recognizer is None and not self._critic:
-            raise OptionError(
-                "expected a model with a critic; train one with `python -m facepurify.train "
-                f"critic`, or ask for an affinity of {', '.join(AFFINITIES[1:])}"
-            )
+        self._critic: Mapping[str, Floats] | None = None
+        if options.affinity == "critic" and options.recognizer is None:
+            self._critic = _critic_of(numbers, length)
         self._length = length
         self.memory = Memory(length) if options.remember else None
 
@@ -407,7 +421,19 @@ class Search:
         return rng.random((generations, clones, self._length), np.float32)
 
     def find(self, sensed: Sensed, uniforms: Floats) -> Floats:
-        """The best antibodies found, float32 [N, K] of 0 and 1."""
+        """The best antibodies found, float32 [N, K] of 0 and 1.
+
+        Raises:
+            ModelOutputError: The code is not the critic's, or the recognizer gave no embeddings.
+            DataError: The memory was loaded with cells of another model.
+        """
+        if self._critic is not None:
+            shape = (len(sensed.code), self._critic["code.weight"].shape[1])
+            if sensed.code.shape != shape:
+                raise ModelOutputError(
+                    f"expected `code` of shape {shape}, as the critic takes it, "
+                    f"got {sensed.code.shape}"
+                )
         remembered = None
         if self.memory is not None:
             plain = (sensed.probability > 0.5).astype(np.float32)
@@ -426,15 +452,33 @@ class Search:
     def _score(self, sensed: Sensed) -> Score:
         if self.options.recognizer is not None:
             return likeness(sensed, self.decode, self.options.recognizer)
+        if self._critic is not None:
+            return critique(sensed, self._critic, self._deviations)
         if self.options.affinity == "agreement":
             return agreement(sensed)
-        if self.options.affinity == "consistency":
-            return consistency(sensed, self._evidence, self._deviations)
-        return critique(sensed, self._critic, self._deviations)
+        return consistency(sensed, self._evidence, self._deviations)
+
+
+def _critic_of(numbers: Mapping[str, Floats], length: int) -> dict[str, Floats]:
+    """What :func:`critique` takes."""
+    prefix = "search.critic."
+    if not any(name.startswith(prefix) for name in numbers):
+        raise OptionError(
+            "expected a model with a critic; train one with `python -m facepurify.train "
+            f"critic`, or ask for an affinity of {', '.join(AFFINITIES[1:])}"
+        )
+    bias = _constant(numbers, prefix + "code.bias", (None,))
+    hidden = len(bias)
+    return {
+        "genes": _constant(numbers, prefix + "genes", (3, length * hidden)),
+        "code.weight": _constant(numbers, prefix + "code.weight", (hidden, None)),
+        "code.bias": bias,
+        "head.weight": _constant(numbers, prefix + "head.weight", (1, hidden)),
+    }
 
 
 def _constant(constants: Mapping[str, Floats], name: str, shape: tuple[int | None, ...]) -> Floats:
-    """One of the file's numbers, of that shape; None accepts any length."""
+    """One of the file's numbers, of that shape and finite; None accepts any length."""
     found = constants.get(name)
     if (
         found is None
@@ -448,4 +492,6 @@ def _constant(constants: Mapping[str, Floats], name: str, shape: tuple[int | Non
             f"expected the model to hold {name} of {shape} to search with, got {got}; export it "
             "with `python -m facepurify.train export`"
         )
+    if not np.isfinite(found).all():
+        raise ModelContractError(f"expected finite numbers in {name}; the model is broken")
     return found

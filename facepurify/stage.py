@@ -178,12 +178,13 @@ class Stage:
         probability, score = outputs.get("probability"), outputs.get("score")
         mask = None
         if probability is not None:
-            length = self.info.K or probability.shape[-1]
-            probability = _checked("probability", probability, (count, length))
+            length = (self.info.K,) if self.info.K else probability.shape[-1:]
+            probability = _checked("probability", probability, (count, *length))
             if self._search is not None and uniform is not None:
                 sensed = _sensed(outputs, probability)
                 mask = self._search.find(sensed, uniform)
-                purified = self._search.decode(mask * sensed.coefficients)
+                decoded = self._search.decode(mask * sensed.coefficients)
+                purified = _checked("purified", decoded, batch.shape)
             elif self.mask is not None:
                 mask = antibody(probability, self.mask, uniform)
         if score is not None:
@@ -212,9 +213,9 @@ class Stage:
 def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
     """What a search starts from; refuse what is not finite or of another length."""
     coefficients, code = (outputs[name] for name in _SENSED)
-    if coefficients.shape != probability.shape or len(code) != len(probability):
+    if coefficients.shape != probability.shape or code.ndim != 2 or len(code) != len(probability):
         raise ModelOutputError(
-            f"expected `coefficients` of shape {probability.shape} and as many codes, "
+            f"expected `coefficients` of shape {probability.shape} and as many codes [N, C], "
             f"got {coefficients.shape} and {code.shape}"
         )
     if not (np.isfinite(coefficients).all() and np.isfinite(code).all()):
@@ -223,9 +224,11 @@ def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
 
 
 def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:
-    """Refuse an output of another shape or range; clip what rounding put outside [0, 1]."""
+    """Refuse an output that is empty or of another shape or range; clip what rounding overshot."""
     if values.shape != shape:
         raise ModelOutputError(f"expected `{name}` of shape {shape}, got {values.shape}")
+    if not values.size:
+        raise ModelOutputError(f"expected `{name}` to hold numbers, got shape {shape}")
     low, high = float(values.min()), float(values.max())
     if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # false for NaN too
         raise ModelOutputError(

@@ -239,7 +239,8 @@ def split_chain(
         What :func:`read_model` takes, at least one.
 
     Raises:
-        OptionError: Nothing in a list, or in a place between two ``"+"``.
+        OptionError: Nothing in a list, or in a place between two ``"+"``; or neither a name, a
+            path, nor a list of them.
 
     Example:
         >>> split_chain("uddn+pin")
@@ -248,13 +249,25 @@ def split_chain(
     if model is None or isinstance(model, os.PathLike):
         return [model]
     if isinstance(model, str):
-        parts = [model] if "+" not in model or Path(model).is_file() else model.split("+")
+        parts = [model] if "+" not in model or _is_file(model) else model.split("+")
         if not all(parts):
             raise OptionError(f"expected a model, or several joined by +, got {model!r}")
         return list(parts)
+    if not isinstance(model, list | tuple):
+        raise OptionError(
+            f"expected a model's name, a path, or a list of them, got {type(model).__name__}"
+        )
     if not model:
         raise OptionError("expected at least one model in the list, got none")
     return [each for name in model for each in split_chain(name)]
+
+
+def _is_file(name: str) -> bool:
+    """Tell whether there is a file of that name; one that is too long has none."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _entry(name: str, fields: dict[str, Any], folder: Path) -> ManifestEntry:

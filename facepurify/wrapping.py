@@ -40,10 +40,12 @@ def wrap(purifier: Purifier, target: Target) -> Target:
         ``target`` itself, or for a callable a :class:`PurifiedCallable`.
 
     Raises:
-        WrapError: Nothing that embeds faces, or an app without a recognition model.
+        WrapError: Nothing that embeds faces, an app without a recognition model, or one that
+            something else was put in front of since it was wrapped.
     """
     if (model := _recognition_model(target)) is not None:
-        if (old := vars(model).get(_MARK)) is None or old.purifier is not purifier:
+        old = vars(model).get(_MARK)
+        if old is None or old.purifier is not purifier or old.model is not model:
             unwrap(model)
             _Override(purifier, model).install()
         return target
@@ -54,8 +56,8 @@ def wrap(purifier: Purifier, target: Target) -> Target:
     if callable(target):
         return cast(Target, PurifiedCallable(purifier, target))
     raise WrapError(
-        "expected an insightface FaceAnalysis with a recognition model, such a model, or a "
-        f"callable on crops, got {type(target).__name__}"
+        "expected an insightface FaceAnalysis with a recognition model, such a model (with "
+        f"attributes that can be set), or a callable on crops, got {type(target).__name__}"
     )
 
 
@@ -67,12 +69,15 @@ def unwrap(target: Target) -> Target:
 
     Returns:
         The object as it was before; for a :class:`PurifiedCallable` the original callable.
+
+    Raises:
+        WrapError: Something else was put in front of it since, which would be lost.
     """
     if isinstance(target, PurifiedCallable):
         return cast(Target, target.__wrapped__)
     model = _recognition_model(target)
     if model is not None and (override := vars(model).get(_MARK)) is not None:
-        override.remove()
+        override.remove(model)
     return target
 
 
@@ -95,37 +100,55 @@ class PurifiedCallable(Generic[Result]):
         return self.__wrapped__(purified, *args, **kwargs)
 
 
+class _Inside(threading.local):
+    """Whether this thread is at work in a recognizer; nobody is in a copy of it."""
+
+    value = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Inside, ()
+
+
 class _Override:
     """The instance attributes that make one recognition model purify what it embeds."""
 
     def __init__(self, purifier: Purifier, model: Any) -> None:
         self.purifier = purifier
-        self._model = model
+        self.model = model
         self._own = {name: vars(model)[name] for name in _OVERRIDDEN if name in vars(model)}
         self._get_feat = model.get_feat
         self._forward = model.forward
-        self._inside = threading.local()
+        self._inside = _Inside()
 
     def install(self) -> None:
-        vars(self._model).update({_MARK: self, "get_feat": self.get_feat, "forward": self.forward})
+        vars(self.model).update({_MARK: self, "get_feat": self.get_feat, "forward": self.forward})
 
-    def remove(self) -> None:
+    def remove(self, model: Any) -> None:
+        """Undo it on the model, or on a shallow copy, which shares it."""
+        attributes = vars(model)
+        for name in _OVERRIDDEN:
+            mine = getattr(self, name)
+            if (found := attributes.get(name, mine)) != mine:
+                raise WrapError(
+                    f"expected {name} of the {type(model).__name__} as wrap left it, got "
+                    f"{found!r}; undo that first"
+                )
         for name in (_MARK, *_OVERRIDDEN):
-            del vars(self._model)[name]
-        vars(self._model).update(self._own)
+            attributes.pop(name, None)
+        attributes.update(self._own)
 
     def get_feat(self, imgs: Array | list[Array]) -> Any:
         """Embed BGR crops, as insightface's ``get_feat``; ``get`` comes through here too."""
-        if not self._is_inside():
-            imgs = self.purifier.purify(imgs, keep_size=False)
-        with self._entered():
+        with self._entered() as again:
+            if not again:
+                imgs = self.purifier.purify(imgs, keep_size=False)
             return self._get_feat(imgs)
 
     def forward(self, batch_data: Array) -> Any:
         """Embed a blob NCHW, RGB in 0..255, as insightface's ``forward``."""
-        if not self._is_inside():
-            batch_data = self._purify_blob(batch_data)
-        with self._entered():
+        with self._entered() as again:
+            if not again:
+                batch_data = self._purify_blob(batch_data)
             return self._forward(batch_data)
 
     def _purify_blob(self, blob: Array) -> Array:
@@ -140,16 +163,16 @@ class _Override:
             purified = self.purifier.purify(images / full, color="rgb") * full
         return np.moveaxis(purified, -1, 1)
 
-    def _is_inside(self) -> bool:
-        return getattr(self._inside, "value", False)
-
     @contextmanager
-    def _entered(self) -> Iterator[None]:
-        """Mark this thread, so that one method calling the other does not purify twice."""
-        before = self._is_inside()
+    def _entered(self) -> Iterator[bool]:
+        """Mark this thread and say whether it was marked: what comes again is not purified.
+
+        One method may call the other, and a search may ask this very recognizer about its clones.
+        """
+        before = self._inside.value
         self._inside.value = True
         try:
-            yield
+            yield before
         finally:
             self._inside.value = before
 
@@ -158,7 +181,6 @@ def _recognition_model(target: object) -> Any:
     """Find the recognition model that ``target`` is or has; None if it is something else."""
     models = getattr(target, "models", None)
     if isinstance(models, Mapping) and callable(getattr(target, "get", None)):
-        return models.get("recognition")
-    if all(callable(getattr(target, name, None)) for name in (*_OVERRIDDEN, "get")):
-        return target
-    return None
+        target = models.get("recognition")
+    embeds = all(callable(getattr(target, name, None)) for name in (*_OVERRIDDEN, "get"))
+    return target if embeds and isinstance(getattr(target, "__dict__", None), dict) else None

@@ -111,6 +111,36 @@ def test_what_fails_is_never_passed_on(tiny_model: Path) -> None:
         PurifyBatch(model=str(tiny_model))({"image": objects(ragged)})
 
 
+def test_lists_of_python_numbers(invert_model: Path) -> None:
+    image = crops(1)[0]
+    purify = PurifyBatch(model=str(invert_model), errors="why")
+    wide = objects(*(objects(*row.astype(np.int64)) for row in image))  # as Parquet's integers
+    floats = (image / 255).tolist()
+    out = purify({"image": objects(image.tolist(), wide, floats, (image + 256.0).tolist())})
+    assert [value.dtype for value in out["image"]] == ["uint8", "uint8", "float64", "uint8"]
+    for value in out["image"][:2]:
+        np.testing.assert_array_equal(value, 255 - image)
+    np.testing.assert_allclose(out["image"][2], 1 - image / 255, atol=1e-6)
+    assert list(map(bool, out["why"])) == [False, False, False, True]
+    out = purify({"image": objects((image.astype(int) * 2).tolist())})
+    assert "got int64" in out["why"][0]
+
+
+@pytest.mark.parametrize("none", [[], objects(), np.zeros((0, 5, 2)), np.zeros(0)])
+def test_photos_without_faces(invert_model: Path, none: object) -> None:
+    photos = crops(2)
+    purify = PurifyBatch(model=str(invert_model), landmarks="faces")
+    out = purify({"image": photos, "faces": objects(none, none)})
+    np.testing.assert_array_equal(out["image"], photos)
+
+
+@pytest.mark.parametrize("values", [[None], [None, b"no image"]])
+def test_an_encoded_column_stays_one_without_bytes(tiny_model: Path, values: list[object]) -> None:
+    out = PurifyBatch(model=str(tiny_model), errors="why")({"image": objects(*values)})
+    assert list(out["image"]) == [b""] * len(values)
+    assert all(out["why"])
+
+
 def test_an_empty_batch(tiny_model: Path) -> None:
     out = PurifyBatch(model=str(tiny_model), errors="error")({"image": crops(0)})
     assert len(out["image"]) == len(out["error"]) == 0

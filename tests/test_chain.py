@@ -73,9 +73,10 @@ def test_names_are_split_and_files_are_not(tmp_path: Path) -> None:
     odd = tmp_path / "a+b.onnx"
     odd.touch()
     assert split_chain(str(odd)) == [str(odd)]
-    for wrong in ("a+", "+", []):
+    for wrong in ("a+", "+", [], 3, b"a.onnx", [3], ["a", None, 3.0]):
         with pytest.raises(OptionError, match="expected"):
             split_chain(wrong)
+    assert split_chain("a" * 300 + "+pin") == ["a" * 300, "pin"]  # longer than a file's name
 
 
 def test_floats_pass_between(third: Path, threefold: Path) -> None:

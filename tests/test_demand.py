@@ -159,6 +159,45 @@ def test_functions_are_refused(build_model: Build) -> None:
         read_contract(model.SerializeToString())
 
 
+def test_strings_are_refused(build_model: Build) -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["s"], to=TensorProto.STRING),
+        node("Identity", "image", to="purified"),
+    ]
+    content = build_model(nodes).SerializeToString()
+    with pytest.raises(ModelContractError, match=r"tensors of numbers, got 's', a tensor\(string"):
+        demand_of(content, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (TensorProto.BOOL, 4),
+        (TensorProto.INT8, 4),
+        (TensorProto.FLOAT16, 4),
+        (TensorProto.BFLOAT16, 4),
+        (TensorProto.INT32, 4),
+        (TensorProto.UINT64, 8),
+        (TensorProto.DOUBLE, 8),
+    ],
+)
+def test_each_kind_of_number_has_its_size(build_model: Build, kind: int, size: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["c"], to=kind),
+        node("Identity", "image", to="purified"),
+    ]
+    content = build_model(nodes).SerializeToString()
+    assert demand_of(content, 1) == IMAGE // 4 * size + IMAGE
+
+
+def test_a_convolution_of_a_constant(build_model: Build) -> None:
+    nodes = [node("ConvTranspose", "x", "w", to="y"), node("Identity", "image", to="purified")]
+    constants = [constant("x", *range(9), kind=np.float32), kernel(1, 1, 3, 3)]
+    constants[0].dims[:] = [1, 1, 3, 3]
+    content = build_model(nodes, initializers=constants).SerializeToString()
+    assert demand_of(content, 1) > IMAGE + 4 * (9 + 9 + 25)
+
+
 def test_shapes_that_only_data_tell(tmp_path: Path, build_model: Build) -> None:
     nodes = [
         node("ReduceMax", "image", to="m", keepdims=0),

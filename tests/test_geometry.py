@@ -181,6 +181,18 @@ def test_align_takes_one_face_of_one_photo() -> None:
         align(photo[None], ARCFACE_TEMPLATE)
 
 
+def test_a_number_beyond_every_float() -> None:
+    with pytest.raises(LandmarkShapeError, match="too large"):
+        as_faces([[10**400, 0]] * 5, np.zeros((9, 9), np.uint8))
+
+
+def test_floats_stay_in_their_range() -> None:
+    white = np.ones((900, 900, 3))
+    for scale in np.linspace(3, 7, 40):
+        crop = align(white, placed(scale, 20 * scale, 450, 450))
+        assert 0 <= crop.min() <= crop.max() <= 1
+
+
 @pytest.mark.parametrize("none", [[], np.zeros((0, 5, 2))])
 def test_no_faces(none: object) -> None:
     assert as_faces(none, np.zeros((9, 9), np.uint8)) == []

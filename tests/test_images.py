@@ -90,6 +90,21 @@ def test_resize_averages_when_it_shrinks() -> None:
     np.testing.assert_array_equal(resize(board, 112, 112), np.full((112, 112), 100))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resize_keeps_floats_in_their_range(dtype: str) -> None:
+    crop = np.ones((112, 112, 3), dtype)
+    for side in range(20, 400, 3):
+        as_images(resize(crop, side, side * 2 // 3))
+        as_images(resize(np.ones((side, side + 3, 3), dtype), 112, 112))
+
+
+def test_resize_averages_the_side_that_shrinks_where_the_other_grows() -> None:
+    stripes = np.zeros((100, 1120, 3), np.uint8)
+    stripes[:, ::2] = 200
+    for image in (stripes, stripes.transpose(1, 0, 2)):
+        np.testing.assert_array_equal(resize(image, 112, 112), np.full((112, 112, 3), 100))
+
+
 def test_resize_leaves_the_right_size_alone() -> None:
     image = np.zeros((112, 112, 3), np.uint8)
     assert resize(image, 112, 112) is image

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,17 @@ def test_external_sparse_initializer(build_model: Build) -> None:
     model = build_model([identity()])
     model.graph.sparse_initializer.add().values.CopyFrom(external("w"))
     refused(model, "external data")
+
+
+def test_tensors_of_strings(build_model: Build) -> None:
+    strings = helper.make_tensor("w", TensorProto.STRING, [1], [b"x" * 99])
+    refused(build_model([identity()], initializers=[strings]), "tensors of numbers")
+    refused(build_model([step("Constant", to="s", value=strings), identity()]), "of numbers")
+    for fields in ({"value_string": "x"}, {"value_strings": ["x", "y"]}):
+        refused(build_model([step("Constant", to="s", **fields), identity()]), "of numbers")
+    for kind in (0, 27, (1 << 32) + TensorProto.STRING):  # protobuf keeps the lower 32 bits
+        with pytest.raises(ModelContractError, match="of numbers"):
+            onnxfile._Reader()._tensor(memoryview(onnxfile._field(2, kind)), 0)
 
 
 def test_custom_domain(build_model: Build) -> None:
@@ -415,6 +427,26 @@ def test_a_constant_that_does_not_fill_its_shape(build_model: Build) -> None:
     content = build_model([identity()], initializers=[tensor]).SerializeToString()
     with pytest.raises(ModelContractError, match="expected spare to fill its shape"):
         read_constants(content)
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [[1] * 100, [1 << 62] * 50_000, [0, 1 << 62], [0, -1], [-1], [0] + [1 << 26] * 3],
+    ids=["rank", "endless", "overflow", "negative of none", "negative", "product"],
+)
+def test_a_constant_of_a_shape_that_none_has(build_model: Build, dims: list[int]) -> None:
+    tensor = TensorProto(name="spare", data_type=FLOAT, dims=dims, raw_data=b"")
+    model = build_model([identity()], initializers=[tensor])
+    before = time.process_time()
+    with pytest.raises(ModelContractError, match="expected spare to have at most 8 dimensions"):
+        read_constants(model.SerializeToString())
+    assert time.process_time() - before < 1
+
+
+def test_a_constant_of_nothing(build_model: Build) -> None:
+    tensor = TensorProto(name="none", data_type=FLOAT, dims=[0, 7], raw_data=b"")
+    content = build_model([identity()], initializers=[tensor]).SerializeToString()
+    assert read_constants(content)["none"].shape == (0, 7)
 
 
 def test_what_can_be_searched(build_antibody_model: Build) -> None:

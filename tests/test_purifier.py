@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from facepurify import ARCFACE_TEMPLATE, Purifier
 from facepurify.errors import (
@@ -352,6 +353,56 @@ def test_model_output(
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelOutputError, match=match):
         Purifier(path).purify(noise(112, 112, 3))
+
+
+def test_a_probability_of_nothing(
+    tmp_path: Path, build_model: Callable[..., onnx.ModelProto]
+) -> None:
+    constants = {"zero": np.array([0]), "one": np.array([1])}
+    model = build_model(
+        [
+            helper.make_node("Identity", ["image"], ["purified"]),
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Slice", ["flat", "zero", "zero", "one"], ["probability"]),
+        ],
+        outputs=[
+            helper.make_tensor_value_info("purified", TensorProto.FLOAT, ["N", 3, 112, 112]),
+            helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N", 0]),
+        ],
+        initializers=[numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    path = tmp_path / "none.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelOutputError, match="`probability` to hold numbers"):
+        Purifier(path).purify(noise(112, 112, 3))
+
+
+def test_a_decoder_that_gives_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    purifier = Purifier("ais", budget=(1, 1), threads=1)
+    search = purifier._stages[0]._search
+    assert search is not None
+    monkeypatch.setattr(search, "decode", lambda c: np.full((len(c), 3, 112, 112), np.nan))
+    with pytest.raises(ModelOutputError, match="expected `purified` finite"):
+        purifier.purify(noise(112, 112, 3))
+
+
+@pytest.mark.parametrize("columns", [slice(0, 9), 0])
+def test_a_code_that_the_critic_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, columns: slice | int
+) -> None:
+    purifier = Purifier("ais", budget=(1, 1), threads=1)
+    session = purifier._stages[0]._session
+    assert session is not None
+    run = session.run
+
+    def cut(names: tuple[str, ...], feeds: Any) -> list[Array]:
+        assert names[-1] == "code"
+        *others, code = run(names, feeds)
+        return [*others, code[:, columns]]
+
+    monkeypatch.setattr(session, "run", cut)
+    with pytest.raises(ModelOutputError, match=r"`code` of shape \(1, 128\)|as many codes"):
+        purifier.purify(noise(112, 112, 3))
 
 
 # The canonical way

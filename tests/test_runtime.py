@@ -39,7 +39,10 @@ def test_wrong_threads(content: bytes, threads: object) -> None:
         Session(content, threads=threads)
 
 
-@pytest.mark.parametrize("providers", [[], "CPUExecutionProvider", ()])
+@pytest.mark.parametrize(
+    "providers",
+    [[], "CPUExecutionProvider", (), 3, b"CPU", [("CPUExecutionProvider", {"use_arena": "0"})]],
+)
 def test_wrong_providers(content: bytes, providers: object) -> None:
     with pytest.raises(OptionError, match="list of provider names"):
         Session(content, providers)

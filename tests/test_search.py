@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import copy
 import io
 import itertools
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from facepurify.errors import DataError, ModelOutputError, OptionError
+from facepurify.errors import (
+    DataError,
+    ModelContractError,
+    ModelOutputError,
+    OptionError,
+    OutputError,
+)
 from facepurify.memory import Memory
+from facepurify.onnxfile import read_constants
 from facepurify.search import (
+    Search,
     SearchOptions,
     Sensed,
     agreement,
@@ -181,8 +193,60 @@ def test_likeness_asks_the_recognizer_once_for_all(sensed: Sensed) -> None:
     embedded = recognize(seen[0]).reshape(N, 9, K)
     unit = embedded / np.linalg.norm(embedded, axis=2, keepdims=True)
     assert np.allclose(worth, (unit * unit.mean(1, keepdims=True)).sum(2), atol=1e-5)
-    with pytest.raises(ModelOutputError, match="expected finite embeddings"):
-        likeness(sensed, decode, lambda crops: np.zeros(3))(clones)
+    for wrong in (np.zeros(3), np.zeros((N * 9, 0)), np.full((N * 9, 2), np.nan), None):
+        with pytest.raises(ModelOutputError, match="expected finite embeddings"):
+            likeness(sensed, decode, lambda crops, wrong=wrong: wrong)(clones)
+    for wrong in ([[1, 2], [3]], [[10**400]], "none"):
+        with pytest.raises(ModelOutputError, match="expected embeddings"):
+            likeness(sensed, decode, lambda crops, wrong=wrong: wrong)(clones)
+    # What the recognizer gave is its own: it may hand out the same array again, or a locked one.
+    given = np.full((N * 9, 4), 7, np.float32)
+    given.flags.writeable = False
+    assert np.allclose(likeness(sensed, decode, lambda crops: given)(clones), 1)
+
+
+@pytest.fixture(scope="module")
+def constants() -> dict[str, np.ndarray]:
+    path = Path(__file__).parents[1] / "models" / "ais.onnx"
+    return read_constants(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("search.critic.genes.half", lambda a: a[:2], "genes of"),
+        ("search.critic.genes.half", lambda a: a[:, :-1], "genes of"),
+        ("search.critic.code.weight", lambda a: a[:-1], "code.weight of"),
+        ("search.critic.code.bias", lambda a: a * np.nan, "finite numbers in search.critic.code"),
+        ("search.critic.head.weight", lambda a: a[:, :-1], "head.weight of"),
+        ("search.critic.head.weight", lambda a: a[0], "head.weight of"),
+        ("net.space.luma.mean", lambda a: a * np.inf, "finite numbers in net.space.luma.mean"),
+        ("net.space.luma.dct", lambda a: a.repeat(2, 0), "up to 112 x 112"),
+        ("net.space.chroma.mean", lambda a: a[:-1], "chroma.symmetric of"),
+        ("net.space.luma.symmetric.half", lambda a: a[:, :-1], "1400 eigenfaces to search"),
+        ("net.space.eigenvalues", lambda a: -a, "eigenvalues above 0"),
+        ("search.luma.frequencies", lambda a: a - 1, "frequencies of 62 x 62"),
+    ],
+)
+def test_numbers_that_cannot_be_searched_with(
+    constants: dict[str, np.ndarray],
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    match: str,
+) -> None:
+    Search(constants, 1400, SearchOptions())
+    with np.errstate(invalid="ignore"):
+        changed = {**constants, name: change(constants[name])}
+    with pytest.raises(ModelContractError, match=match):
+        Search(changed, 1400, SearchOptions())
+
+
+def test_planes_that_share_no_frequencies(constants: dict[str, np.ndarray]) -> None:
+    changed = copy.copy(constants)
+    for name in ("mean", "symmetric.half"):
+        changed[f"net.space.chroma.{name}"] = constants[f"net.space.chroma.{name}"][:-1]
+    with pytest.raises(ModelContractError, match="of 2 planes"):
+        Search(changed, 1400, SearchOptions())
 
 
 @pytest.mark.parametrize("budget", [(0, 1), (4,), 5, (2.0, 1), (True, 1), "ab", (1 << 7, 1 << 6)])
@@ -235,6 +299,64 @@ def test_memory_is_bounded_and_drops_the_oldest(tmp_path: Path) -> None:
     memory.save(tmp_path / "empty.npz")
     again.load(tmp_path / "empty.npz")
     assert len(again) == 0
+
+
+def test_memory_keeps_the_order_through_a_file(tmp_path: Path) -> None:
+    codes, kept = np.eye(C, dtype=np.float32), antibodies(np.random.default_rng(8), C)
+    memory, again = Memory(K, capacity=3), Memory(K, capacity=3)
+    memory.keep(codes[:4], kept[:4])  # 3 at the place of 0; the oldest is 1
+    memory.save(tmp_path / "cells.npz")
+    again.load(tmp_path / "cells.npz")
+    again.keep(codes[4:5], kept[4:5])
+    recalled = again.recall(codes, np.full((C, K), 2, np.float32))
+    assert [row.max() < 2 for row in recalled] == [False, False, True, True, True, False]
+
+
+def test_memory_refuses_codes_of_another_length(tmp_path: Path) -> None:
+    other, memory = Memory(K), Memory(K)
+    one = np.ones((1, K), np.float32)
+    other.keep(np.ones((1, C + 1), np.float32), one)
+    other.save(tmp_path / "other.npz")
+    code = np.ones((1, C), np.float32)
+    memory.keep(code, one)
+    with pytest.raises(DataError, match="expected codes of 6 numbers"):
+        memory.load(tmp_path / "other.npz")
+    assert np.array_equal(memory.recall(code, 0 * one), one)
+    memory.forget()
+    memory.load(tmp_path / "other.npz")  # nothing tells yet that it is another's
+    for use in (memory.recall, memory.keep):
+        with pytest.raises(DataError, match="forget them"):
+            use(code, one)
+    memory.forget()
+    memory.keep(code, one)
+
+
+def test_memory_that_is_damaged_anywhere(tmp_path: Path) -> None:
+    memory, rng = Memory(K), np.random.default_rng(10)
+    memory.keep(rng.normal(size=(20, C)).astype(np.float32), antibodies(rng, 20))
+    memory.save(tmp_path / "cells.npz")
+    content = (tmp_path / "cells.npz").read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            Memory(K).load(tmp_path / "damaged.npz")
+
+
+def test_memory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutputError, match="could not put"):
+        Memory(K).save(tmp_path / ("a" * 252 + ".npz"))  # one byte too many
+    with pytest.raises(OutputError, match="expected a folder"):
+        Memory(K).save(tmp_path / "no" / "cells.npz")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match="could not write .*No space left"):
+        Memory(K).save(tmp_path / "cells.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_refuses_another_model_s_cells(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 import warnings
 import zipfile
@@ -158,6 +160,76 @@ def test_idempotent_replaced_and_undone(invert: Purifier, other: Purifier) -> No
     assert invert.unwrap(model) is model
 
 
+@pytest.mark.parametrize("path", ["get_feat", "forward"])
+def test_a_search_that_asks_the_wrapped_recognizer(path: str) -> None:
+    class Mean(Fake):
+        def get_feat(self, imgs: Any) -> Any:
+            self.seen.append(imgs)
+            return np.reshape(imgs, (-1, 112 * 112, 3)).mean(1)
+
+        forward = get_feat
+
+    model, asked = Mean(), []
+
+    def recognize(crops: Array) -> Any:
+        asked.append(len(crops))
+        assert len(asked) < 4  # before it eats the memory
+        return model.get_feat(list(crops))
+
+    purifier = Purifier("ais", budget=(2, 1), recognizer=recognize, threads=1)
+    crop = noise(112, 112, 3)
+    expected = purifier.purify(crop)
+    (clones,) = model.seen
+    purifier.wrap(model)
+    if path == "get_feat":
+        model.get_feat(crop)
+        np.testing.assert_array_equal(model.seen[2], expected)
+    else:
+        model.forward(cv2.dnn.blobFromImages([crop], swapRB=True))
+    assert len(model.seen) == 3  # the clones once more, not purified, and the face
+    np.testing.assert_array_equal(model.seen[1], clones)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_wrapped_model(invert: Purifier, copied: Any) -> None:
+    model = invert.wrap(Fake())
+    crop = noise(112, 112, 3)
+    other = copied(model)
+    np.testing.assert_array_equal(other.get_feat(crop), 255 - crop)
+    assert len(other.seen) == 1
+    assert not model.seen
+    invert.unwrap(other)
+    assert other.get_feat(crop) is crop
+    np.testing.assert_array_equal(model.get_feat(crop), 255 - crop)
+
+
+def test_a_shallow_copy_is_unwrapped_alone(invert: Purifier) -> None:
+    model = invert.wrap(Fake())
+    crop = noise(112, 112, 3)
+    other = copy.copy(model)
+    invert.unwrap(other)
+    assert other.get_feat(crop) is crop
+    np.testing.assert_array_equal(model.get_feat(crop), 255 - crop)
+    other = invert.wrap(copy.copy(model))
+    other.seen = []
+    np.testing.assert_array_equal(other.get_feat(crop), 255 - crop)
+    assert len(other.seen) == 1
+
+
+@pytest.mark.parametrize("name", ["get_feat", "forward"])
+def test_what_came_after_is_not_lost(invert: Purifier, other: Purifier, name: str) -> None:
+    model = invert.wrap(Fake())
+    before = dict(vars(model))
+    theirs = lambda _: 3  # noqa: E731
+    setattr(model, name, theirs)
+    for undo in (invert.unwrap, other.wrap):
+        with pytest.raises(WrapError, match=f"expected {name} of the Fake as wrap left it"):
+            undo(model)
+    assert vars(model) == {**before, name: theirs}
+    setattr(model, name, before[name])
+    assert not (vars(invert.unwrap(model)).keys() - {"seen"})
+
+
 # Callables
 
 
@@ -205,7 +277,21 @@ class DetectorOnly:
         return []
 
 
-@pytest.mark.parametrize("target", [None, 3, "app", object(), DetectorOnly()])
+class Odd(DetectorOnly):
+    """An app with a recognition model that is none."""
+
+    def __init__(self) -> None:
+        self.models = {"recognition": object()}
+
+
+class Fixed:
+    """A recognition model without a place for attributes."""
+
+    __slots__ = ()
+    get, get_feat, forward = Fake.get, Fake.get_feat, Fake.forward
+
+
+@pytest.mark.parametrize("target", [None, 3, "app", object(), DetectorOnly(), Odd(), Fixed()])
 def test_nothing_to_wrap(invert: Purifier, target: object) -> None:
     with pytest.raises(WrapError, match="expected an insightface FaceAnalysis"):
         invert.wrap(target)
