@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import copy
+import errno
 import io
 import itertools
 import threading
@@ -354,7 +354,7 @@ def test_memory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OutputError, match="could not write .*No space left"):
+    with pytest.raises(OutputError, match=r"could not write .*No space left"):
         Memory(K).save(tmp_path / "cells.npz")
     assert not list(tmp_path.iterdir())
 
