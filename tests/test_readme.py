@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -95,3 +96,33 @@ def test_written_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPa
 
 def test_there_are_written_commands():
     assert len(written_commands()) > 25
+
+
+def rates(record: str, purifier: str, attack: str) -> str:
+    """Dodging / impersonation of an oblivious attack in a recorded run, as tables print them."""
+    results = json.loads((ROOT / "benchmarks" / record).read_text())
+    (row,) = (
+        row
+        for row in results["attacked"]
+        if (row["defence"], row["attack"], row["eps"]) == (purifier, attack, 8.0)
+    )
+    hits = (row[goal]["fixed"] for goal in ("dodging", "impersonation"))
+    return " / ".join(f"{100 * each['hits'] / each['total']:.1f}" for each in hits)
+
+
+def test_times_by_hand_are_the_recorded_ones():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks" / "records" / "latency.json").read_text())
+    for name in ("immune", "pin", "ais", "uddn", "uddn+pin"):
+        times = (record[f"{name}, recognizer, batch {batch}"] for batch in (1, 32))
+        said = " / ".join(f"{each[name] / each['recognizer']:.2f}" for each in times)
+        assert re.search(rf'^\| `"{re.escape(name)}".*\| {said} \|$', readme, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "mim10", "pgd10", "pgd40", "pgd40 as jpeg90"])
+def test_attacks_in_the_card_are_the_recorded_ones(attack: str):
+    card = (ROOT / "models" / "immune.md").read_text(encoding="utf-8")
+    label = attack.replace(" as jpeg90", ", stored as JPEG 90")
+    columns = ("none", "immune", "pin", "uddn+pin", "jpeg15")
+    said = [rates("results/lfw-mobileface_v2.json", name, attack) for name in columns]
+    assert f"| {label} | {' | '.join(said)} |" in card
