@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["atomic_path", "target_of"]
+__all__ = ["atomic_path", "check_folder", "target_of"]
 
 _LONGEST = 255  # bytes of a file name
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
@@ -43,9 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> target.read_text()
         'purified'
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise OutputError(f"expected a folder to write {target.name} into, got {target.parent}")
+    target = check_folder(path)
     temporary = target.with_name(_temporary_name(target))
     try:
         yield temporary
@@ -55,6 +53,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"could not put {target} in place: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that is to be written, once its folder is there.
+
+    Raises:
+        OutputError: The folder does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise OutputError(f"expected a folder to write {target.name} into, got {target.parent}")
+    return target
 
 
 def target_of(name: str) -> str | None:

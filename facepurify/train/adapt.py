@@ -13,6 +13,7 @@ from facepurify.bench.attacks import FGSM, PGD, Attack
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
+from facepurify.files import check_folder
 from facepurify.purifier import Purifier
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
@@ -111,8 +112,10 @@ def adapt(
         ModelContractError: the model is no denoiser of ours.
         DataError: too few faces.
         OutputExistsError: the folder holds a run.
+        OutputError: there is no folder to write the file into.
     """
     check_free(folder)
+    check_folder(out)
     end = time.monotonic() + 60 * recipe.minutes
     file = read_model(model)
     net = recover_uddn(file.content)

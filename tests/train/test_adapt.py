@@ -12,7 +12,7 @@ from torch import nn
 
 from facepurify import Purifier
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import ModelContractError, OptionError, OutputExistsError
+from facepurify.errors import ModelContractError, OptionError, OutputError, OutputExistsError
 from facepurify.train.__main__ import main
 from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.export import export_purifier
@@ -102,6 +102,10 @@ def test_the_command_adapts_and_measures(
     assert "runs/adapt holds a run already: name another folder" in capsys.readouterr().err
     with pytest.raises(OutputExistsError):
         adapt(guide, faces, "none.onnx", AdaptRecipe(), "runs/adapt", "mine.onnx")
+    assert main([*command, "--run", "runs/b", "-o", "nowhere/mine.onnx"]) == 1
+    assert "expected a folder to write mine.onnx into" in capsys.readouterr().err
+    with pytest.raises(OutputError):
+        adapt(guide, faces, "none.onnx", AdaptRecipe(), "runs/b", "nowhere/mine.onnx")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
+from facepurify.files import check_folder
 from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
 from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
 from facepurify.train.adapt import AdaptRecipe, adapt
@@ -160,6 +161,7 @@ def _ablate(options: argparse.Namespace) -> None:
 def _adapt(options: argparse.Namespace) -> None:
     recipe = filled(AdaptRecipe, options)
     check_free(options.run)  # before the faces, which may take minutes to pack
+    check_folder(options.out)
     rows = adapt(
         Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
         options.model, recipe, options.run, options.out, seed=options.seed,
