@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -12,8 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from facepurify import DataError, ImageFileError, ImageShapeError, OptionError, Purifier
+from facepurify import (
+    DataError,
+    FacePurifyError,
+    ImageFileError,
+    ImageShapeError,
+    OptionError,
+    Purifier,
+)
 from facepurify.batches import PurifyBatch
 from facepurify.imagefiles import decode_image, encode_image
 from facepurify.images import Array
@@ -209,6 +220,38 @@ with Purifier(threads=1) as purifier:
 assert rows[95][1] == b"" and "JPEG, PNG or WebP" in rows[95][2]
 print("all purified")
 """
+
+
+CELLS = (
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int64, np.float32, np.bool_]),
+        st.sampled_from([(9, 7, 3), (9, 7), (9, 7, 4), (0, 7, 3), (3,), (5, 2), (2, 5, 2)]),
+    )
+    | st.none()
+    | st.integers()
+    | st.text(max_size=3)
+    | st.binary(max_size=9)
+    | st.just(encode_image(crops(1)[0], "PNG"))
+    | st.recursive(st.integers(-1, 256) | st.none(), lambda x: st.lists(x, max_size=3))
+)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about numbers that are none
+@settings(max_examples=200, deadline=None)
+@given(cells=st.lists(st.tuples(CELLS, CELLS), max_size=3), located=st.booleans())
+def test_any_column_is_purified_or_refused(
+    tiny_model: Path, cells: list[tuple[object, object]], located: bool
+) -> None:
+    batch = {
+        "image": objects(*(image for image, _ in cells)),
+        "points": objects(*(points for _, points in cells)),
+    }
+    options = {"model": str(tiny_model), "landmarks": "points" if located else None}
+    with contextlib.suppress(FacePurifyError):
+        assert len(PurifyBatch(**options)(batch)["image"]) == len(cells)
+    # With a column of errors no row ends the others' job.
+    done = PurifyBatch(**options, errors="why")(batch)
+    assert len(done["image"]) == len(done["why"]) == len(cells)
 
 
 @pytest.mark.skipif(

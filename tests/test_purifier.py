@@ -579,3 +579,30 @@ def test_a_file_of_ones_own_may_bring_its_threshold(tiny_model: Path, tmp_path: 
     found = purifier.inspect(np.zeros((112, 112, 3), np.uint8))
     assert found.suspicious == (found.score >= 0.75)
     assert Purifier([tmp_path / "mine.onnx", tiny_model]).info.score_threshold == 1.0
+
+
+OPTION = st.none() | st.integers(-2, 3) | st.text(max_size=3) | st.lists(st.text(max_size=2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(model=OPTION, providers=OPTION, threads=OPTION, mask=OPTION, budget=OPTION, affinity=OPTION)
+def test_any_options_open_a_purifier_or_are_refused(
+    tiny_model: Path, model: object, **options: object
+) -> None:
+    with contextlib.suppress(FacePurifyError):
+        Purifier(model, **options)
+    with contextlib.suppress(FacePurifyError):
+        Purifier(tiny_model, **options)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about numbers that are none
+@settings(max_examples=100, deadline=None)
+@given(image=ANYTHING)
+def test_anything_reaches_a_wrapped_recognizer_purified_or_not_at_all(
+    tiny: Purifier, image: object
+) -> None:
+    seen: list[object] = []
+    with contextlib.suppress(FacePurifyError):
+        tiny.wrap(seen.append)(image)
+        (got,) = seen
+        assert type(got) is type(image)
