@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["atomic_path", "check_folder", "target_of"]
+__all__ = ["atomic_path", "check_folder", "target_of", "writing"]
 
 _LONGEST = 255  # bytes of a file name
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
@@ -65,6 +65,21 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise OutputError(f"expected a folder to write {target.name} into, got {target.parent}")
     return target
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make an error of ours of what the system says while a file is written.
+
+    Raises:
+        OutputError: The block raised an OSError; an OutputError goes on as it is.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"could not write {path}: {error.strerror}") from error
 
 
 def target_of(name: str) -> str | None:

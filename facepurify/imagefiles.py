@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageFileError, ImageTooLargeError, OutputError
-from .files import atomic_path
+from .files import atomic_path, writing
 from .imageheaders import ImageHeader, read_header
 
 __all__ = [
@@ -201,13 +201,8 @@ def write_image(
         content = encode_image(pixels, format, alpha=alpha, lossless=lossless)
     except OutputError as error:
         raise OutputError(f"{path.name}: {error}") from None
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"could not write {path}: {error.strerror}") from error
+    with writing(path), atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def encode_image(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError, OutputError
-from .files import atomic_path
+from .errors import DataError
+from .files import atomic_path, writing
 
 __all__ = ["Memory"]
 
@@ -113,19 +113,14 @@ class Memory:
             places = np.arange(self._count - len(self), self._count) % self._capacity
             codes = np.zeros((0, 0), np.float32) if self._codes is None else self._codes[places]
             antibodies = self._antibodies[places]
-        try:
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    allow_pickle=False,
-                    length=np.array(self._length),
-                    codes=codes,
-                    antibodies=antibodies,
-                )
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"could not write {path}: {error.strerror}") from error
+        with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                length=np.array(self._length),
+                codes=codes,
+                antibodies=antibodies,
+            )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take the cells of a file in place of what is remembered.

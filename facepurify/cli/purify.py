@@ -13,7 +13,7 @@ import cv2
 
 from .. import __version__
 from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
-from ..files import atomic_path
+from ..files import atomic_path, writing
 from ..imagefiles import encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
 from .finding import default_pack, locate
@@ -258,14 +258,9 @@ class _Worker:
     def _write(self, job: Job, content: bytes) -> None:
         """List a result, then put it in its place."""
         make_folder(job.target.parent)
-        try:
-            with atomic_path(job.target) as temporary:
-                temporary.write_bytes(content)
-                self._done.add(job.source, job.target, content)
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"could not write {job.target}: {error.strerror}") from error
+        with writing(job.target), atomic_path(job.target) as temporary:
+            temporary.write_bytes(content)
+            self._done.add(job.source, job.target, content)
 
 
 def _workers(args: argparse.Namespace, count: int) -> int:

@@ -7,10 +7,10 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import OptionError, OutputError
-from ..files import atomic_path
+from ..files import atomic_path, writing
 
 __all__ = [
     "DONE",
@@ -22,6 +22,8 @@ __all__ = [
     "is_same",
     "make_folder",
 ]
+
+_Self = TypeVar("_Self", bound="_Lines")
 
 RUN = "facepurify-run.json"
 """Name of the file that says what the results in a folder were made with."""
@@ -49,7 +51,7 @@ def begin_run(folder: Path, options: dict[str, Any], *, anew: bool) -> None:
     """
     make_folder(folder)
     path = folder / RUN
-    try:
+    with writing(path):
         if anew:
             path.unlink(missing_ok=True)
         if path.exists():
@@ -67,13 +69,27 @@ def begin_run(folder: Path, options: dict[str, Any], *, anew: bool) -> None:
         (folder / DONE).unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(options, indent=1) + "\n", encoding="ascii")
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"could not write {path}: {error.strerror}") from error
 
 
-class DoneList:
+class _Lines:
+    """A file that is opened with its first line, and closed with the block."""
+
+    _file: Any = None
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class DoneList(_Lines):
     """The results that were made, one JSON object a line, each written before it is put in place.
 
     A line has the ``source``, the ``result`` (below the folder) and the ``sha256`` of what the
@@ -87,7 +103,6 @@ class DoneList:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file: Any = None
 
     def add(self, source: Path, result: Path, content: bytes) -> None:
         """Write one line.
@@ -103,17 +118,13 @@ class DoneList:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         path = self._folder / DONE
-        try:
+        with writing(path):
             if self._file is None:
                 self._file = path.open("ab", buffering=0)
             # The newline comes first, and so ends what a full disk may have cut short.
             text = f"\n{json.dumps(line)}".encode("ascii")
             if self._file.write(text) < len(text):
                 raise OutputError(f"could not write {path}: no space is left")
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"could not write {path}: {error.strerror}") from error
 
     def made(self, root: Path) -> dict[str, str]:
         """Read what was made of the sources below a folder, in their places.
@@ -146,18 +157,6 @@ class DoneList:
             raise OutputError(f"could not read {path}: {error.strerror}") from error
         return found
 
-    def __enter__(self) -> DoneList:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
 
 def is_same(path: Path, sha256: str) -> bool:
     """Tell whether a file has some content, by its SHA-256.
@@ -172,7 +171,7 @@ def is_same(path: Path, sha256: str) -> bool:
     return digest.hexdigest() == sha256
 
 
-class FailureList:
+class FailureList(_Lines):
     """The images that failed, one JSON object a line, written as they fail.
 
     A line has the ``source``, the ``error`` (its class) and the ``message``. There is no file
@@ -190,7 +189,6 @@ class FailureList:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._file: Any = None
         if path is not None:
             try:
                 path.unlink(missing_ok=True)
@@ -206,25 +204,11 @@ class FailureList:
         if self.path is None:
             return
         line = {"source": str(source), "error": type(error).__name__, "message": str(error)}
-        try:
+        with writing(self.path):
             if self._file is None:
                 make_folder(self.path.parent)
                 self._file = self.path.open("w", encoding="ascii", buffering=1)
             self._file.write(json.dumps(line) + "\n")
-        except OSError as reason:
-            raise OutputError(f"could not write {self.path}: {reason.strerror}") from reason
-
-    def __enter__(self) -> FailureList:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def make_folder(folder: Path) -> None:

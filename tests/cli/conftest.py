@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,19 @@ def crop_file(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(1).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     cv2.imwrite(str(path), pixels)
     return path
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every folder named ``closed`` may not be searched, whoever runs the tests."""
+    scandir = os.scandir
+
+    def scan(folder: str | Path) -> object:
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
 
 
 class KnownFaces:

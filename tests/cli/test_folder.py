@@ -391,18 +391,11 @@ def test_one_image_that_fails_oddly(
     assert f"{crop_file}: {reason}" in err
 
 
-def test_a_bad_entry_of_a_folder_is_one_failure(crop_file, tiny_model, tmp_path, run, monkeypatch):
+@pytest.mark.usefixtures("closed")
+def test_a_bad_entry_of_a_folder_is_one_failure(crop_file, tiny_model, tmp_path, run):
     folder = crop_file.parent
     (folder / "closed").mkdir()
     (folder / "loop.png").symlink_to("loop.png")
-    scandir = os.scandir
-
-    def scan(path):
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
     output = tmp_path / "out"
     status, out, err = run("purify", folder, "-o", output, "--model", tiny_model)
     assert status == 1

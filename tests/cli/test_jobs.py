@@ -174,24 +174,17 @@ def test_a_way_out_of_a_folder_behind_a_link(tmp_path, monkeypatch):
     assert job == Job(tmp_path / "real" / "a.png", tmp_path / "real" / "out" / "a.png")
 
 
-def test_one_bad_entry_does_not_end_the_search(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("closed")
+def test_one_bad_entry_does_not_end_the_search(tmp_path):
     files(tmp_path / "in", "a.png", "closed/b.png", "gone/c.png", "z.png")
     (tmp_path / "in" / "loop.png").symlink_to("loop.png")
     (tmp_path / "in" / "loop").symlink_to("loop")
-    scandir = os.scandir
-
-    def scan(folder):
-        if Path(folder).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", scan)
     jobs = iter(Plan([tmp_path / "in"], tmp_path / "out"))
     assert next(jobs).source.name == "a.png"
     (tmp_path / "in" / "gone" / "c.png").unlink()
     (tmp_path / "in" / "gone").rmdir()
-    closed, gone, loop, last = jobs
-    assert f"could not search {tmp_path / 'in' / 'closed'}: Permission denied" in str(closed.error)
+    shut, gone, loop, last = jobs
+    assert f"could not search {tmp_path / 'in' / 'closed'}: Permission denied" in str(shut.error)
     assert f"could not search {tmp_path / 'in' / 'gone'}" in str(gone.error)
     assert [(job.source.name, job.error) for job in (loop, last)] == [
         ("loop.png", None),
@@ -199,18 +192,11 @@ def test_one_bad_entry_does_not_end_the_search(tmp_path, monkeypatch):
     ]
 
 
-def test_leftovers_beside_a_folder_that_cannot_be_searched(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("closed")
+def test_leftovers_beside_a_folder_that_cannot_be_searched(tmp_path):
     files(tmp_path / "in", "a.png")
     (left, _) = files(tmp_path / "out", ".a.0123456789abcdef.png", "closed/b.png")
     whole = Plan([tmp_path / "in"], tmp_path / "out")
-    scandir = os.scandir
-
-    def scan(folder):
-        if Path(folder).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", scan)
     assert list(whole.leftovers()) == [left]
 
 
