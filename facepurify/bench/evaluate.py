@@ -85,8 +85,8 @@ class Protocol:
     seed: int
     storage: Defence | None = None
     distances: bool = False
-    restarts: int = 1
-    draws: int = 20
+    restarts: int = AdaptiveAttack.restarts
+    draws: int = AdaptiveAttack.draws
 
     def __post_init__(self) -> None:
         if not self.attacks:

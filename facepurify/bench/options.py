@@ -76,10 +76,16 @@ def add_attack_options(parser: argparse.ArgumentParser) -> None:
         "--adaptive-limit", type=int, help="of those, pairs for adaptive and query attacks (50)"
     )
     parser.add_argument(
-        "--restarts", type=int, default=1, help="of adaptive attacks; the strongest counts (1)"
+        "--restarts",
+        type=int,
+        default=Protocol.restarts,
+        help="of adaptive attacks; the strongest counts (%(default)s)",
     )
     parser.add_argument(
-        "--draws", type=int, default=20, help="of a random defence in each gradient, EOT (20)"
+        "--draws",
+        type=int,
+        default=Protocol.draws,
+        help="of a random defence in each gradient, EOT (%(default)s)",
     )
     parser.add_argument(
         "--stored",
