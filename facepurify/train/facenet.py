@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 __all__ = ["FaceNet"]
 
+WINDOW = 7
+
 
 class FaceNet(nn.Module):
     """A residual network with MobileFaceNet's global depthwise convolution (1804.07573).
@@ -16,7 +18,8 @@ class FaceNet(nn.Module):
     MobileFaceNet has inverted residuals: with few channels they cost about as many operations,
     and on a CPU a training step is 3 to 4 times faster, since depthwise layers wait for memory.
     Input as insightface feeds it: [N, 3, 112, 112] RGB, (pixel - 127.5) / 127.5; output [N, d],
-    not normalised.
+    not normalised. Smaller faces do as well, of at least 16 pixels: what the last convolution
+    then misses of its 7 x 7 window are zeros.
 
     Args:
         dim: length d of an embedding.
@@ -41,7 +44,7 @@ class FaceNet(nn.Module):
                 inputs = width
         self.features = nn.Sequential(*layers, _conv(inputs, head, 1))
         self.pool = nn.Sequential(
-            nn.Conv2d(head, head, 7, groups=head, bias=False), nn.BatchNorm2d(head)
+            nn.Conv2d(head, head, WINDOW, groups=head, bias=False), nn.BatchNorm2d(head)
         )
         self.embedding = nn.Sequential(
             nn.Flatten(), nn.Linear(head, dim, bias=False), nn.BatchNorm1d(dim)
@@ -49,7 +52,12 @@ class FaceNet(nn.Module):
 
     def forward(self, blob: Tensor) -> Tensor:
         """Embeddings of normalised pixels."""
-        embedding: Tensor = self.embedding(self.pool(self.features(blob)))
+        features = self.features(blob)
+        missing = WINDOW - features.shape[-1]
+        if missing > 0:
+            before = missing // 2
+            features = nn.functional.pad(features, (before, missing - before) * 2)
+        embedding: Tensor = self.embedding(self.pool(features))
         return embedding
 
 
