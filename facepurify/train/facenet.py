@@ -18,8 +18,8 @@ class FaceNet(nn.Module):
     MobileFaceNet has inverted residuals: with few channels they cost about as many operations,
     and on a CPU a training step is 3 to 4 times faster, since depthwise layers wait for memory.
     Input as insightface feeds it: [N, 3, 112, 112] RGB, (pixel - 127.5) / 127.5; output [N, d],
-    not normalised. Smaller faces do as well, of at least 16 pixels: what the last convolution
-    then misses of its 7 x 7 window are zeros.
+    not normalised. Smaller faces do as well: their last features are stretched to the 7 x 7 that
+    the depthwise convolution covers, so that each part of a face meets the weights it is to meet.
 
     Args:
         dim: length d of an embedding.
@@ -53,10 +53,8 @@ class FaceNet(nn.Module):
     def forward(self, blob: Tensor) -> Tensor:
         """Embeddings of normalised pixels."""
         features = self.features(blob)
-        missing = WINDOW - features.shape[-1]
-        if missing > 0:
-            before = missing // 2
-            features = nn.functional.pad(features, (before, missing - before) * 2)
+        if features.shape[-1] < WINDOW:
+            features = nn.functional.interpolate(features, size=WINDOW, mode="bilinear")
         embedding: Tensor = self.embedding(self.pool(features))
         return embedding
 

@@ -57,12 +57,12 @@ class DistillRecipe:
             arithmetic (FixRes, Touvron et al., arXiv 1906.06423, trains small for other reasons).
     """
 
-    steps: int = 22_000
+    steps: int = 20_000
     batch: int = 64
     rate: float = 2.5e-3
     identity: float = 0.01
     views: int = 3
-    small: float = 0.8
+    small: float = 0.7
 
     def __post_init__(self) -> None:
         check_shares(small=self.small)

@@ -95,9 +95,8 @@ def view(image: Bytes, rng: np.random.Generator) -> Bytes:
         The same shape; what comes in at an edge repeats that edge.
     """
     centre = (SIZE - 1) / 2
-    matrix = cv2.getRotationMatrix2D(
-        (centre, centre), rng.uniform(-DEGREES, DEGREES), rng.uniform(*SCALES)
-    )
+    turn = (rng.uniform(-DEGREES, DEGREES), rng.uniform(*SCALES))
+    matrix = np.asarray(cv2.getRotationMatrix2D((centre, centre), *turn), np.float64)
     matrix[:, 2] += rng.uniform(-PIXELS, PIXELS, 2)
     if rng.random() < 0.5:
         image = image[:, ::-1]
