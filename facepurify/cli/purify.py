@@ -26,7 +26,7 @@ from .options import (
     purifier_of,
 )
 from .pool import cores, map_processes
-from .record import FAILED, DoneList, FailureList, begin_run, is_same, make_folder
+from .record import FAILED, DoneList, FailureList, begin_run, is_newer, is_same, make_folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -237,10 +237,11 @@ class _Worker:
 
     def _purify(self, job: Job) -> _Outcome:
         there = job.made is not None and job.target.exists()
-        if there and is_same(job.target, str(job.made)):
+        ours = there and is_same(job.target, str(job.made))
+        if ours and not is_newer(job.source, job.target):
             return _Outcome(kept=True)
-        damaged = there and not is_whole(job.target)
-        in_place = check_target(job, self._plan, self._args.overwrite or damaged)
+        redo = ours or (there and not is_whole(job.target))
+        in_place = check_target(job, self._plan, self._args.overwrite or redo)
         try:
             image = read_image(job.source)
             landmarks = locate(image.pixels, self._finder)

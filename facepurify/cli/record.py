@@ -19,6 +19,7 @@ __all__ = [
     "DoneList",
     "FailureList",
     "begin_run",
+    "is_newer",
     "is_same",
     "make_folder",
 ]
@@ -169,6 +170,15 @@ def is_same(path: Path, sha256: str) -> bool:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest() == sha256
+
+
+def is_newer(source: Path, result: Path) -> bool:
+    """Tell whether a file was changed after its result was written, by their times, as make does.
+
+    Raises:
+        OSError: One of them cannot be looked at.
+    """
+    return source.stat().st_mtime_ns > result.stat().st_mtime_ns
 
 
 class FailureList(_Lines):

@@ -220,6 +220,20 @@ def test_results_of_other_inputs_are_not_kept(crop_file, tiny_model, tmp_path, r
     assert (output / "crop.png").read_bytes() != before
 
 
+def test_the_result_of_a_photo_that_was_replaced_is_made_anew(crop_file, tiny_model, tmp_path, run):
+    output = tmp_path / "out"
+    arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
+    assert run(*arguments)[0] == 0
+    before = (output / "crop.png").read_bytes()
+    write_image(crop_file, np.zeros((112, 112, 3), np.uint8))
+    later = (output / "crop.png").stat().st_mtime_ns + 1_000_000_000
+    os.utime(crop_file, ns=(later, later))
+    status, out, _ = run(*arguments, "--resume")
+    assert status == 0
+    assert "kept" not in out
+    assert (output / "crop.png").read_bytes() != before
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the user stop a run when it has purified so many images."""
     purify, seen = Purifier.purify, []
