@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from facepurify.train.arcface import ArcFace
 from facepurify.train.faces import FaceSet
 from facepurify.train.loop import Loop, Stateful
 from facepurify.train.recognizer import augment
+from facepurify.train.shares import check_shares
 
 __all__ = ["FIXES", "MterRecipe", "across", "exploit", "harden", "triplet"]
 
@@ -47,6 +49,8 @@ class MterRecipe:
         teaching: weight of the cosine distance to the embeddings that a teacher gives the clean
             face, for clean and attacked images alike (published: 0, no teacher). It stands in for
             identities where faces have none.
+        purified: share of the steps that go through the purifier, where there is one; in the
+            others the recognizer stands alone.
     """
 
     steps: int = 2000
@@ -60,8 +64,10 @@ class MterRecipe:
     weight: float = 1.0
     identity: float = 1.0
     teaching: float = 0.0
+    purified: float = 1.0
 
     def __post_init__(self) -> None:
+        check_shares(purified=self.purified)
         if self.fix not in FIXES:
             raise OptionError(f"expected fix {' or '.join(FIXES)}, got {self.fix!r}")
         if self.rounds < 1:
@@ -148,8 +154,9 @@ def harden(
         recipe: how.
         folder: of the run.
         teacher: unit embeddings [len(faces), dim], for ``recipe.teaching``.
-        purify: differentiable, [N, 3, 112, 112] in [0, 1] to the same. The attack then goes
-            through it, and the recognizer learns on purified attacks beside raw clean faces.
+        purify: differentiable, [N, 3, 112, 112] in [0, 1] to the same. In ``recipe.purified`` of
+            the steps the attack goes through it, and the recognizer learns on purified attacks
+            beside raw clean faces: the gallery is not purified, and it is what is aimed at.
         seed: of the run.
         resume: go on with the run in ``folder``.
 
@@ -172,11 +179,11 @@ def harden(
         "net": net, "head": head, "optimizer": optimizer, "schedule": schedule
     }  # fmt: skip
 
-    def seen(blob: Tensor) -> Tensor:
-        return blob if purify is None else purify((blob + 1) / 2) * 2 - 1
+    def see(blob: Tensor, through: Callable[[Tensor], Tensor] | None) -> Tensor:
+        return blob if through is None else through((blob + 1) / 2) * 2 - 1
 
-    def embed(blob: Tensor) -> Tensor:
-        return nn.functional.normalize(net(seen(blob)))
+    def embed(blob: Tensor, through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return nn.functional.normalize(net(see(blob, through)))
 
     training = faces.training
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
@@ -186,15 +193,18 @@ def harden(
         label = labels[rows]
         partner = across(label, generator).to(device)
         label = label.to(device)
+        alone = float(torch.rand((), generator=generator)) >= recipe.purified
+        through = None if alone else purify
         # Attacked as it will be deployed, with its running averages; and these stay clean.
         net.eval()
         with torch.no_grad():
             goal = embed(clean)[partner]
         attacked = exploit(
-            embed, clean, goal, rounds=recipe.rounds, step=recipe.step, stop=recipe.stop
-        )
+            partial(embed, through=through), clean, goal,
+            rounds=recipe.rounds, step=recipe.step, stop=recipe.stop,
+        )  # fmt: skip
         net.train()
-        both = nn.functional.normalize(net(torch.cat([clean, seen(attacked).detach()])))
+        both = nn.functional.normalize(net(torch.cat([clean, see(attacked, through).detach()])))
         of_clean, of_attacked = both.chunk(2)
         if recipe.fix == "mter":
             fix = triplet(of_attacked, of_clean, of_clean[partner], recipe.margin).mean()

@@ -15,7 +15,8 @@ from facepurify.errors import DataError, ModelContractError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.arcface import ArcFace
 from facepurify.train.facenet import FaceNet
-from facepurify.train.mter import MterRecipe, across, exploit, triplet
+from facepurify.train.faces import FaceSet
+from facepurify.train.mter import MterRecipe, across, exploit, harden, triplet
 from facepurify.train.recognizer import export_recognizer, load_net
 
 
@@ -113,7 +114,7 @@ def test_triplet_is_the_published_formula() -> None:
     assert np.allclose(triplet(source, source, target, 0.2).max(), 0, atol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"fix": "hope"}, {"rounds": 0}])
+@pytest.mark.parametrize("wrong", [{"fix": "hope"}, {"rounds": 0}, {"purified": 1.5}])
 def test_a_wrong_recipe_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="expected"):
         MterRecipe(**wrong)  # type: ignore[arg-type]
@@ -187,6 +188,28 @@ def test_a_recognizer_is_hardened_behind_a_purifier(
         "--batch", "6", "--steps", "1", "--rounds", "1", "--purifier", "pin",
     ]  # fmt: skip
     assert main(train) == 0
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {0}), (1.0, {3}), (0.5, {0, 3})])
+def test_a_share_of_the_steps_goes_through_the_purifier(
+    share: float, expected: set[int], faces: FaceSet, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+
+    class Net(FaceNet):
+        def train(self, mode: bool = True) -> Net:
+            if not mode:  # a step begins
+                calls.append(0)
+            return super().train(mode)
+
+    def purify(images: torch.Tensor) -> torch.Tensor:
+        assert 0 <= float(images.detach().min()) <= float(images.detach().max()) <= 1
+        calls[-1] += 1
+        return images
+
+    recipe = MterRecipe(steps=6, batch=6, rounds=2, purified=share)
+    harden(Net(16, (8, 8, 8), (1, 1, 1)), 16, faces, recipe, tmp_path, purify=purify)
+    assert set(calls[:6]) == expected  # two rounds, and once to learn on
 
 
 def test_teaching_without_a_teacher_is_refused(
