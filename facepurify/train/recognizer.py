@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError, OptionError
+from facepurify.errors import DataError
 from facepurify.files import atomic_path
 from facepurify.train.arcface import ArcFace
 from facepurify.train.export import to_onnx, write_checked
@@ -23,7 +23,6 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, checkpoint_in
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.shares import check_shares
-from facepurify.train.views import make_views
 
 __all__ = [
     "DistillRecipe",
@@ -39,7 +38,6 @@ __all__ = [
 
 PARITY = 1e-3
 SMALL = 80
-Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -52,22 +50,18 @@ class DistillRecipe:
         batch: images a step.
         rate: peak learning rate of AdamW, one cosine down to zero.
         identity: weight of ArcFace's loss, for the faces that have an identity.
-        views: images made of each face that are shown beside it.
         small: share of the steps, the first ones, that are taken on faces of 80 pixels: half the
             arithmetic (FixRes, Touvron et al., arXiv 1906.06423, trains small for other reasons).
     """
 
-    steps: int = 20_000
+    steps: int = 16_000
     batch: int = 64
     rate: float = 2.5e-3
     identity: float = 0.01
-    views: int = 3
-    small: float = 0.7
+    small: float = 0.6
 
     def __post_init__(self) -> None:
         check_shares(small=self.small)
-        if self.views < 1:
-            raise OptionError(f"expected at least one view of a face, got {self.views}")
 
 
 def distill(
@@ -83,9 +77,9 @@ def distill(
 ) -> float:
     """Teaches ``net`` the teacher's embeddings by their cosine, labels or not; in place.
 
-    An image is shown as it is or mirrored, shifted by up to 3 pixels and relit. For a face the
-    target is the teacher's mean embedding of it as it is and mirrored, for a view of one the
-    embedding of that view. ArcFace's loss comes on top for the faces that have an identity.
+    A face is shown as it is or mirrored, shifted by up to 3 pixels and relit; the target is always
+    the teacher's mean embedding of the face as it is and mirrored. ArcFace's loss comes on top
+    for the faces that have an identity.
 
     Args:
         net: the student.
@@ -110,21 +104,8 @@ def distill(
         )
     training = faces.training
     targets = torch.from_numpy(teach(teacher, faces, cache))
-    views = make_views(teacher, faces, cache, each=recipe.views, seed=seed)
     labels = torch.from_numpy(faces.labels())
     head = ArcFace(net.dim, int(labels.max()) + 1)
-
-    def lesson(generator: torch.Generator) -> tuple[Bytes, Tensor, Tensor]:
-        """Images, what the teacher sees in them, and whose they are: -1 for a view."""
-        drawn = torch.randint(len(training) + len(views), (recipe.batch,), generator=generator)
-        rows = training[drawn[drawn < len(training)].numpy()]
-        others = drawn[drawn >= len(training)].numpy() - len(training)
-        return (
-            np.concatenate([faces.images[rows], views.images[others]]),
-            torch.cat([targets[rows], torch.from_numpy(views.targets[others])]),
-            torch.cat([labels[rows], torch.full((len(others),), -1)]),
-        )
-
     net.train().to(memory_format=torch.channels_last)
     optimiser = Optimiser(
         [*net.parameters(), *head.parameters()], recipe.rate, recipe.steps,
@@ -133,13 +114,13 @@ def distill(
     parts = {"net": net, "head": head, **optimiser.parts}
     loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
     for step, generator in loop:
-        images, wanted, label = lesson(generator)
-        blob = augment(torch.from_numpy(images), generator)
+        rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
+        blob = augment(torch.from_numpy(faces.images[rows]), generator)
         if step < recipe.small * recipe.steps:
             blob = nn.functional.interpolate(blob, size=SMALL, mode="bilinear", antialias=True)
         embedding = nn.functional.normalize(net(blob))
-        distance = 1 - (embedding * wanted).sum(dim=1).mean()
-        identity = head(embedding, label)
+        distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
+        identity = head(embedding, labels[rows])
         optimiser.step(distance + recipe.identity * identity)
         loop.log(distance=float(distance.detach()), identity=float(identity.detach()))
     net.eval()

@@ -22,13 +22,13 @@ def test_small_faces_come_first_and_the_student_nears_its_teacher(
     net = FaceNet(guide.dim, (8, 8, 8), (1, 1, 1))
     sides = []
     net.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
-    recipe = DistillRecipe(steps=100, batch=32, views=1, identity=0)
+    recipe = DistillRecipe(steps=100, batch=32, identity=0)
     cosine = distill(net, guide, faces, recipe, tmp_path / "run", cache=tmp_path)
     assert -1 <= cosine <= 1
-    assert sides[:100] == [80] * 70 + [112] * 30
+    assert sides[:100] == [80] * 60 + [112] * 40
     log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",", names=True)
     first = log["distance"][:10].mean()
-    assert log["distance"][60:70].mean() < first - 0.1
+    assert log["distance"][50:60].mean() < first - 0.1
     assert log["distance"][90:].mean() < first - 0.1
 
 
@@ -42,7 +42,6 @@ def test_a_small_face_meets_the_same_weights() -> None:
     torch.testing.assert_close(net(small)[..., 1:-1], net(slope)[..., 1:-1], atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"views": 0}, {"small": 1.5}])
-def test_wrong_recipes(wrong: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match="expected"):
-        DistillRecipe(**wrong)
+def test_a_wrong_share_is_refused() -> None:
+    with pytest.raises(OptionError, match="small from 0 to 1"):
+        DistillRecipe(small=1.5)

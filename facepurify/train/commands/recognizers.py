@@ -47,6 +47,7 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("recognizer", _recognizer, "distil a small recognizer to measure with")
     add_faces(sub)
     sub.add_argument("--teacher", required=True, metavar="ONNX")
+    sub.add_argument("--start", metavar="RUN", help="go on from that run's network")
     add_recipe(sub, DistillRecipe())
     sub.add_argument("--run", default="runs/recognizer", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
@@ -82,7 +83,7 @@ def add_commands(commands: Commands) -> None:
 def _recognizer(options: argparse.Namespace) -> None:
     recipe, origin = filled(DistillRecipe, options), origin_of(options)
     teacher = Recognizer.from_onnx(options.teacher)
-    net = FaceNet(teacher.dim)
+    net = load_facenet(options.start) if options.start else FaceNet(teacher.dim)
     faces = load_faces(options.data, options.cache)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
