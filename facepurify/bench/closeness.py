@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
+from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.memory import keep_freed_memory
@@ -29,7 +29,7 @@ from facepurify.bench.options import (
     read_pairs,
     set_threads,
 )
-from facepurify.bench.pairs import Pairs, choose
+from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
@@ -39,7 +39,7 @@ from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps, to_float
 from facepurify.bench.summary import aligned_table
-from facepurify.errors import OptionError, SeedError
+from facepurify.errors import OptionError
 from facepurify.files import atomic_path
 from facepurify.weights import read_manifest
 
@@ -139,14 +139,9 @@ def measure_closeness(
     """
     check_names("recognizers", recognizers)
     check_names("purifiers", defences)
-    if limit < 1 or not 0 <= eps <= 255:
-        raise OptionError(f"expected limit >= 1 and eps from 0 to 255, got {limit} and {eps}")
-    if seed < 0:
-        raise SeedError(f"expected a seed >= 0, got {seed}")
-    chosen: dict[Goal, _Indices] = {
-        "dodging": choose(pairs.genuine, limit, seed),
-        "impersonation": choose(pairs.impostor, limit, seed),
-    }
+    if not 0 <= eps <= 255:
+        raise OptionError(f"expected eps from 0 to 255, got {eps}")
+    chosen = attacked_pairs(pairs, limit, seed)
     probes = np.concatenate([chosen[goal][:, 0] for goal in GOALS])
     clean_images = pairs.images[probes]
     cost = sum(attack.cost for attack in ATTACKS.values())

@@ -27,7 +27,7 @@ from facepurify.bench.attacks import APGD, FGSM, GOALS, PGD, Attack, Goal, Norm
 from facepurify.bench.attacks.base import NORMS
 from facepurify.bench.defences import Defence
 from facepurify.bench.judge import FAR, STRICT_FAR, Attacked, Judge, View
-from facepurify.bench.pairs import Pairs, choose
+from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.results import (
     ADAPTIVE,
@@ -157,10 +157,7 @@ class Evaluation:
         self._steps = steps
         self._undefended = undefended
         self._plain: dict[str, _Floats] = {}
-        self._chosen: dict[Goal, _Indices] = {
-            "dodging": choose(pairs.genuine, protocol.limit, protocol.seed),
-            "impersonation": choose(pairs.impostor, protocol.limit, protocol.seed),
-        }
+        self._chosen = attacked_pairs(pairs, protocol.limit, protocol.seed)
 
     def run(self, recognizers: Sequence[Recognizer], defences: Sequence[Defence]) -> Measured:
         """Measure every defence in front of every recognizer."""

@@ -31,7 +31,7 @@ from facepurify.bench.options import (
     read_pairs,
     set_threads,
 )
-from facepurify.bench.pairs import Pairs, choose
+from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
@@ -41,7 +41,6 @@ from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps
 from facepurify.bench.summary import aligned_table, interval, percent
-from facepurify.errors import OptionError, SeedError
 
 __all__ = [
     "TRIALS",
@@ -152,14 +151,7 @@ def measure_hits(
         OutputError: If finished work cannot be kept.
     """
     check_names("recognizers", recognizers)
-    if limit < 1:
-        raise OptionError(f"expected a limit >= 1, got {limit}")
-    if seed < 0:
-        raise SeedError(f"expected a seed >= 0, got {seed}")
-    chosen: dict[Goal, _Indices] = {
-        "dodging": choose(pairs.genuine, limit, seed),
-        "impersonation": choose(pairs.impostor, limit, seed),
-    }
+    chosen = attacked_pairs(pairs, limit, seed)
     judged = sum(len(chosen[trial.goal]) * (trial.attack.cost + 1) for trial in TRIALS)
     infos, rows = [], []
     with Progress() as progress:

@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from facepurify.bench.attacks import Goal
 from facepurify.bench.binpack import read_pack
 from facepurify.bench.cache import digest
-from facepurify.errors import DataError, ImageError, ImageFileError
+from facepurify.errors import DataError, ImageError, ImageFileError, OptionError, SeedError
 from facepurify.imagefiles import SUFFIXES, read_image
 from facepurify.imageheaders import read_header
 from facepurify.images import SIZE
 
-__all__ = ["Pairs", "choose", "load_pairs", "read_bin", "read_identities", "read_lfw"]
+__all__ = ["Pairs", "attacked_pairs", "load_pairs", "read_bin", "read_identities", "read_lfw"]
 
 FOLDS = 10
 SAMPLED_PAIRS = 3000
@@ -100,14 +101,27 @@ class Pairs:
         )
 
 
-def choose(pairs: _Indices, limit: int, seed: int) -> _Indices:
-    """Draw some of the pairs [N, 2], so that a larger limit keeps a smaller one's and adds to them.
+def attacked_pairs(pairs: Pairs, limit: int, seed: int) -> dict[Goal, _Indices]:
+    """Draw the pairs [N, 2] that are attacked: genuine ones to dodge, impostors to impersonate.
 
-    >>> pairs = np.arange(10).reshape(5, 2)
-    >>> bool((choose(pairs, 4, 0)[:2] == choose(pairs, 2, 0)).all())
-    True
+    Args:
+        pairs: To draw from.
+        limit: Pairs of each kind; a larger limit keeps a smaller one's and adds to them.
+        seed: Of the draw.
+
+    Raises:
+        OptionError: If the limit is below 1.
+        SeedError: If the seed is below 0.
     """
-    return pairs[np.random.default_rng(seed).permutation(len(pairs))[:limit]]
+    if limit < 1:
+        raise OptionError(f"expected a limit >= 1, got {limit}")
+    if seed < 0:
+        raise SeedError(f"expected a seed >= 0, got {seed}")
+    kinds: dict[Goal, _Indices] = {"dodging": pairs.genuine, "impersonation": pairs.impostor}
+    return {
+        goal: kind[np.random.default_rng(seed).permutation(len(kind))[:limit]]
+        for goal, kind in kinds.items()
+    }
 
 
 def load_pairs(data: Path, pairs_file: Path | None, *, seed: int) -> Pairs:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from facepurify.bench.binpack import read_pack
-from facepurify.bench.pairs import Pairs, load_pairs, read_bin, read_identities, read_lfw
+from facepurify.bench.pairs import (
+    Pairs,
+    attacked_pairs,
+    load_pairs,
+    read_bin,
+    read_identities,
+    read_lfw,
+)
 from facepurify.errors import DataError
 
 LFW = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\nBob\t1\t2\nBob\t2\tCid\t1\n"
@@ -230,3 +237,15 @@ def test_the_real_lfw_pairs(shared: Path, tmp_path: Path):
     assert len(pairs.genuine) == len(pairs.impostor) == 3000
     assert len(pairs.images) == 7701
     assert np.bincount(pairs.genuine_folds).tolist() == [300] * 10
+
+
+def test_more_attacked_pairs_keep_the_fewer() -> None:
+    images = np.zeros((8, 112, 112, 3), np.uint8)
+    pairs = Pairs.from_arrays(
+        images, [[0, 1], [2, 3], [4, 5], [6, 7]], [[0, 2], [1, 3], [4, 6], [5, 7]]
+    )
+    for seed in range(5):
+        few, more = (attacked_pairs(pairs, limit, seed) for limit in (2, 9))
+        for goal, kind in (("dodging", pairs.genuine), ("impersonation", pairs.impostor)):
+            assert few[goal].tolist() == more[goal][:2].tolist()
+            assert sorted(more[goal].tolist()) == kind.tolist()
