@@ -407,5 +407,10 @@ def test_folder(tmp_path, tiny_model):
     out = tmp_path / "folder.json"
     done = run("folder", "--images", 30, "--workers", 2, "--model", tiny_model, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(out.read_text())) == {"2"}
+    record = json.loads(out.read_text())
+    assert record["images"] == 30
+    (row,) = record["rows"]
+    assert row["workers"] == 2
+    assert 30 < row["megabytes_for_a_tenth"] < 2000  # at least an interpreter with its libraries
+    assert 30 < row["megabytes"] < 2000
     assert "2 worker(s): " in done.stdout
