@@ -88,6 +88,7 @@ class Purifier:
     Raises:
         ModelError: The model is missing, altered, or not of the contract.
         ProviderError: A provider is missing or did not start.
+        MissingExtraError: ONNX Runtime is not installed.
         OptionError: An argument of another value, a mask or a search that this model does not
             have, or both.
     """
@@ -324,7 +325,8 @@ class Purifier:
             Wrapping again changes nothing; wrapping with another purifier replaces the first.
 
         Raises:
-            WrapError: Nothing that embeds faces, or an app without a recognition model.
+            WrapError: Nothing that embeds faces, an app without a recognition model, or one that
+                something else was put in front of since.
         """
         return wrap(self, target)
 
@@ -337,6 +339,9 @@ class Purifier:
 
         Returns:
             The object as it was before, for a callable the original.
+
+        Raises:
+            WrapError: Something else was put in front of it since.
         """
         return unwrap(target)
 

@@ -126,3 +126,31 @@ def test_attacks_in_the_card_are_the_recorded_ones(attack: str):
     columns = ("none", "immune", "pin", "uddn+pin", "jpeg15")
     said = [rates("results/lfw-mobileface_v2.json", name, attack) for name in columns]
     assert f"| {label} | {' | '.join(said)} |" in card
+
+
+@pytest.mark.parametrize(
+    ("label", "record", "purifier"),
+    [
+        ("`immune`", "results/lfw-mobileface_v2.json", "immune"),
+        ("adapted", "immune/lfw-adapted.json", "immune-adapted"),
+    ],
+)
+def test_the_worst_attacks_before_and_after_adapting_are_the_recorded_ones(
+    label: str, record: str, purifier: str
+):
+    results = json.loads((ROOT / "benchmarks" / record).read_text())
+    (clean,) = (row for row in results["clean"] if row["defence"] == purifier)
+    said = [f"{100 * clean['frr']:.1f}"]
+    for attacker, digits in (("oblivious", 1), ("stored", 1), ("adaptive", 0)):
+        rows = [
+            row
+            for row in results["attacked"]
+            if (row["attacker"], row["defence"], row["eps"]) == (attacker, purifier, 8.0)
+        ]
+        worst = [
+            max(row[goal]["fixed"]["hits"] / row[goal]["fixed"]["total"] for row in rows)
+            for goal in ("dodging", "impersonation")
+        ]
+        said.append(" / ".join(f"{100 * rate:.{digits}f}" for rate in worst))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {label} | {' | '.join(said)} |" in readme

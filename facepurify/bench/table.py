@@ -28,7 +28,7 @@ HEAD = """\
 |---|---|---|---|---|---|---|---|---|---|
 """
 FOOT = """
-FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
+eps: L-infinity, in grey levels of 255. FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
 a purifier. Pairs: attacked pairs of each kind, oblivious / adaptive and queries. Then success of
 the worst attack in per cent, dodging / impersonation; stored: oblivious attacks that arrive through
 {stored}. Time: batch 1 / batch 32, in multiples of the recognizer's.
