@@ -28,10 +28,11 @@ HEAD = """\
 |---|---|---|---|---|---|---|---|---|---|
 """
 FOOT = """
-eps: L-infinity, in grey levels of 255. FRR: genuine pairs rejected without an attack, in per cent, at the threshold of FAR 1 % set without
-a purifier. Pairs: attacked pairs of each kind, oblivious / adaptive and queries. Then success of
-the worst attack in per cent, dodging / impersonation; stored: oblivious attacks that arrive through
-{stored}. Time: batch 1 / batch 32, in multiples of the recognizer's.
+eps: L-infinity, in grey levels of 255. FRR: genuine pairs rejected without an attack, in per cent,
+at the threshold of FAR 1 % set without a purifier. Pairs: attacked pairs of each kind, oblivious /
+adaptive and queries. Then success of the worst attack in per cent, dodging / impersonation; stored:
+oblivious attacks that arrive through {stored}. Time: batch 1 / batch 32, in multiples of the
+recognizer's.
 """
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # Tables of one record each: the name of file and marks, and what makes the table of the file.

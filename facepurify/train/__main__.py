@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from facepurify.errors import FacePurifyError
+from facepurify.errors import FacePurifyError, OptionError, SeedError
 from facepurify.train.commands import antibodies, data, denoisers, recognizers, shipping
 from facepurify.train.commands.options import Commands
 
@@ -25,10 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in (data, antibodies, denoisers, shipping, recognizers):
         module.add_commands(commands)
     options = parser.parse_args(arguments)
-    torch.manual_seed(options.seed)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
+        if options.seed < 0:
+            raise SeedError(f"expected a seed >= 0, got {options.seed}")
+        if options.threads is not None and options.threads < 1:
+            raise OptionError(f"expected threads >= 1, got {options.threads}")
+        torch.manual_seed(options.seed)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         options.command(options)
     except FacePurifyError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -178,10 +178,11 @@ def ablate(
         torch.manual_seed(seed)  # the same first weights for every arm
         net = _net(arm, size, space)
         pack = _pack(folder / f"attacks{len(makers)}.npz", faces, makers, count, seed)
+        recipe = arm.recipe(base)
         start = time.monotonic()
         fit_uddn(
-            net, pack, chosen, arm.recipe(base), folder / "arms" / arm.name.replace(" ", "-"),
-            draw_noise=draw_noise, seed=seed, resume=True,
+            net, pack, chosen, recipe, folder / "arms" / arm.name.replace(" ", "-"),
+            draw_noise=draw_noise if recipe.generated else None, seed=seed, resume=True,
         )  # fmt: skip
         seconds = time.monotonic() - start
         rows[arm.name] = {

@@ -71,7 +71,7 @@ def fit_autoencoder(
     net.train()
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for _, generator in loop:
         _, _, clean, attacked = pack.draw(recipe.batch, generator)
         is_clean = torch.rand(len(clean), generator=generator) < recipe.clean

@@ -19,7 +19,7 @@ from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
 from facepurify.bench.defences import get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
 from facepurify.train.basis import Basis
@@ -102,7 +102,10 @@ def held_out_trial(
 
     Raises:
         DataError: fewer than two held-out identities have several images.
+        OptionError: no pairs, or none of them attacked.
     """
+    if min(pairs, attacked) < 1:
+        raise OptionError(f"expected pairs and attacked of 1 or more, got {pairs} and {attacked}")
     identities: dict[str, list[int]] = {}
     for index in faces.validation:
         if Path(faces.names[index]).parts[2:]:

@@ -200,8 +200,10 @@ def fit_ais(
     loop = Loop(
         workers.folder(folder),
         {"net": net, "attacker": attacker.net, **optimiser.parts},
-        steps=recipe.steps, seed=workers.seed(seed), resume=resume,
-    )  # fmt: skip
+        recipe,
+        seed=workers.seed(seed),
+        resume=resume,
+    )
     for step, generator in loop:
         which = step % len(guides)
         embed = _embed_of(guides[which], device)

@@ -94,7 +94,7 @@ def fit_critic(
     optimiser = Optimiser(critic.parameters(), recipe.rate, recipe.steps)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     parts = {"net": critic, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for step, generator in loop:
         which = step % len(guides)
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)

@@ -83,7 +83,7 @@ def fit_pin(
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     net.train()
     parts = {"net": net, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for step, generator in loop:
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         shares = {"clean": recipe.clean, "noisy": recipe.noisy}

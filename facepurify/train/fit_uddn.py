@@ -130,17 +130,23 @@ def fit_uddn(
         resume: go on with the run in ``folder``.
 
     Raises:
-        OptionError: a guide is none of the pack's, or generated noise is asked for without GNR.
+        OptionError: a guide is none of the pack's, generated noise is asked for without GNR
+            or the reverse, or what only an :class:`ImmuneNet` has of a plain denoiser.
     """
+    if (recipe.direct or recipe.reconstruction) and not isinstance(net, ImmuneNet):
+        raise OptionError(
+            "expected direct and reconstruction of 0 for a denoiser without a projection, "
+            f"got {recipe.direct} and {recipe.reconstruction}"
+        )
     places = [pack.index(recognizer) for recognizer in recognizers]
-    if recipe.generated and draw_noise is None:
-        raise OptionError("expected a GNR run for a share of generated noise, got none")
+    if (draw_noise is None) != (recipe.generated == 0):
+        raise OptionError("expected a GNR run if, and only if, a share of the noise is generated")
     guides = [Guide(recognizer) for recognizer in recognizers]
     net.to(memory_format=torch.channels_last)
     net.train(not (recipe.settled or recipe.rehearse))
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for step, generator in loop:
         which = step % len(guides)
         guide = guides[which]

@@ -22,7 +22,8 @@ def attack_now(
     Args:
         embed: what is attacked.
         clean: [N, 3, 112, 112] in [0, 1], on the 8-bit grid.
-        own: unit embeddings [N, d] of ``clean``; the victims of an impersonation are among them.
+        own: unit embeddings [N, d] of ``clean``; the victims of an impersonation are among them,
+            none its own. A single face can only dodge.
         generator: of all draws.
         steps: of PGD; 0 for 1 to 3 at random, one step being FGSM.
 
@@ -30,7 +31,9 @@ def attack_now(
         The attacked batch, as an 8-bit file delivers it.
     """
     goal = GOALS[int(torch.randint(len(GOALS), (), generator=generator))]
-    others = own[torch.randperm(len(own), generator=generator)]
+    if len(own) == 1:
+        goal = "dodging"  # there is no victim
+    others = own.roll(1 + int(torch.randint(max(1, len(own) - 1), (), generator=generator)), 0)
     anchor = others if goal == "impersonation" else turned(own, generator)
     strength = draw_strengths(len(clean), generator)
     steps = steps or int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))

@@ -13,6 +13,7 @@ from facepurify.bench.attacks.base import per_image
 from facepurify.errors import OptionError
 from facepurify.train.attack_pack import STRENGTHS, AttackPack
 from facepurify.train.loop import Loop, Stateful
+from facepurify.train.optimiser import check_finite
 
 __all__ = [
     "GNR_SIZES",
@@ -200,7 +201,7 @@ def fit_gnr(
     )
     parts: dict[str, Stateful] = {"net": net, "makes": makes, "judges": judges}
     net.train()
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for _, generator in loop:
         for _ in range(recipe.critic_steps):
             chosen = torch.randint(len(rows), (recipe.batch,), generator=generator)
@@ -210,11 +211,14 @@ def fit_gnr(
             distance = (net.judge(real, strength) - net.judge(drawn, strength)).mean()
             at = torch.rand(recipe.batch, generator=generator)
             penalty = gradient_penalty(net, real, drawn, strength, at)
+            judged = recipe.penalty * penalty - distance
+            check_finite(judged)
             judges.zero_grad()
-            (recipe.penalty * penalty - distance).backward()
+            judged.backward()
             judges.step()
         drawn = net.draw(strength, generator)
         loss = -net.judge(drawn, strength).mean()
+        check_finite(loss)
         makes.zero_grad()
         loss.backward()
         makes.step()

@@ -6,6 +6,7 @@ import csv
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from facepurify.errors import DataError, OutputExistsError
+from facepurify.errors import DataError, OptionError, OutputExistsError, SeedError
 from facepurify.files import atomic_path
 
 __all__ = [
@@ -39,6 +40,18 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Any) -> Any:
         """Takes what ``state_dict`` gave."""
+
+
+class Recipe(Protocol):
+    """What a run is trained by."""
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+
+    @property
+    def batch(self) -> int:
+        """Images a step."""
 
 
 @contextmanager
@@ -80,11 +93,14 @@ class Loop:
     Args:
         folder: where the run lives.
         parts: what to save and restore, by name.
-        steps: how many steps the run has in all.
+        recipe: a dataclass of plain values: how many steps the run has in all, and whatever else.
         seed: of the whole run.
-        resume: continue the run in ``folder``. Without it the folder must hold no run.
+        resume: continue the run in ``folder``, by the recipe and the seed that it was begun with.
+            Without it the folder must hold no run.
 
     Raises:
+        OptionError: fewer than one step or two images a step; or the run has another recipe.
+        SeedError: the seed is below 0.
         OutputExistsError: the folder holds a run and ``resume`` was not asked for.
         DataError: the checkpoint belongs to another model or is damaged.
     """
@@ -93,16 +109,24 @@ class Loop:
         self,
         folder: str | Path,
         parts: Mapping[str, Stateful],
+        recipe: Recipe,
         *,
-        steps: int,
         seed: int = 0,
         resume: bool = False,
     ) -> None:
+        if recipe.steps < 1 or recipe.batch < 2:
+            raise OptionError(
+                "expected at least one step and two images a step, "
+                f"got steps {recipe.steps} and batch {recipe.batch}"
+            )
+        if seed < 0:
+            raise SeedError(f"expected a seed >= 0, got {seed}")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._parts = parts
-        self._steps = steps
+        self._steps = recipe.steps
         self._seed = seed
+        self._settings = {**asdict(recipe), "seed": seed}
         self._step = 0
         self._rows: list[dict[str, float]] = []
         if not resume:
@@ -134,6 +158,7 @@ class Loop:
 
     def _save(self) -> None:
         state = {
+            "settings": self._settings,
             "step": self._step,
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "rows": self._rows,
@@ -152,6 +177,17 @@ class Loop:
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
             self._step, self._rows = state["step"], state["rows"]
+            begun: dict[str, Any] = state["settings"]
+        other = sorted(
+            name
+            for name in begun.keys() | self._settings.keys()
+            if begun.get(name) != self._settings.get(name)
+        )
+        if other:
+            raise OptionError(
+                f"expected the options that the run in {self.folder} was begun with, got another "
+                f"{', '.join(other)}: leave them as they were, or name another folder"
+            )
 
     def _draw(self) -> None:
         from matplotlib.figure import Figure

@@ -19,6 +19,7 @@ from facepurify.errors import OptionError
 from facepurify.train.arcface import ArcFace
 from facepurify.train.faces import FaceSet
 from facepurify.train.loop import Loop, Stateful
+from facepurify.train.optimiser import check_finite, one_cycle
 from facepurify.train.recognizer import augment
 from facepurify.train.shares import check_shares
 
@@ -161,8 +162,11 @@ def harden(
         resume: go on with the run in ``folder``.
 
     Raises:
-        OptionError: the recipe asks for teaching and there is no teacher, or the reverse.
+        OptionError: the recipe asks for teaching and there is no teacher, or the reverse; or for a
+            share of purified steps, and there is no purifier.
     """
+    if purify is None and recipe.purified != 1:
+        raise OptionError("expected a purifier for a share of purified steps, got none")
     if (teacher is None) != (recipe.teaching == 0):
         raise OptionError("expected a teacher if, and only if, teaching has a weight")
     device = next(net.parameters()).device
@@ -172,9 +176,7 @@ def harden(
     optimizer = torch.optim.SGD(
         [*net.parameters(), *head.parameters()], lr=recipe.rate, momentum=0.9, weight_decay=5e-4
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, recipe.rate, recipe.steps, 0.1, cycle_momentum=False)
     parts: dict[str, Stateful] = {
         "net": net, "head": head, "optimizer": optimizer, "schedule": schedule
     }  # fmt: skip
@@ -186,7 +188,7 @@ def harden(
         return nn.functional.normalize(net(see(blob, through)))
 
     training = faces.training
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for _, generator in loop:
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         clean = augment(torch.from_numpy(faces.images[rows]), generator).to(device)
@@ -217,6 +219,7 @@ def harden(
             wanted = teacher[rows].to(device)
             near = 1 - (both * torch.cat([wanted, wanted])).sum(dim=1).mean()
             loss = loss + recipe.teaching * near
+        check_finite(loss)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from facepurify.errors import DataError
 from facepurify.train.distributed import Workers
 from facepurify.train.loop import Stateful
 
-__all__ = ["Optimiser"]
+__all__ = ["Optimiser", "check_finite", "one_cycle"]
 
 
 class Optimiser:
@@ -44,18 +45,19 @@ class Optimiser:
         self._parameters = list(parameters)
         self._longest = longest
         self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay)
-        if abs(rise * steps - 1) < 1e-6:
-            rise *= 1.5  # torch divides by the rise's steps less one
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, rate, total_steps=steps, pct_start=rise
-        )
+        self._schedule = one_cycle(self._optimizer, rate, steps, rise)
         self.parts: dict[str, Stateful] = {
             "optimizer": self._optimizer,
             "schedule": self._schedule,
         }
 
     def step(self, loss: Tensor) -> None:
-        """Goes one step down ``loss``."""
+        """Goes one step down ``loss``.
+
+        Raises:
+            DataError: the loss is no number.
+        """
+        check_finite(loss)
         self._optimizer.zero_grad()
         loss.backward()
         self._workers.average(self._parameters)
@@ -63,3 +65,32 @@ class Optimiser:
             nn.utils.clip_grad_norm_(self._parameters, self._longest)
         self._optimizer.step()
         self._schedule.step()
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    steps: int,
+    rise: float,
+    *,
+    cycle_momentum: bool = True,
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A schedule that rises for a share ``rise`` of ``steps``, then falls by a cosine."""
+    if abs(rise * steps - 1) < 1e-6:
+        rise *= 1.5  # torch divides by the rise's steps less one
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=steps, pct_start=rise, cycle_momentum=cycle_momentum
+    )
+
+
+def check_finite(loss: Tensor) -> None:
+    """Stops a run before a step by a loss that is no number reaches its weights.
+
+    Raises:
+        DataError: the loss is no number.
+    """
+    if not bool(loss.isfinite()):
+        raise DataError(
+            f"expected a finite loss, got {loss.detach():g}: begin anew with a smaller rate; "
+            "the last checkpoint is from before"
+        )

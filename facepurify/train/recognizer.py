@@ -95,12 +95,16 @@ def distill(
         Mean cosine between the student's and the teacher's embeddings of the held-out faces.
 
     Raises:
-        DataError: the teacher's embeddings have another length.
+        DataError: the teacher's embeddings have another length, or no face is held out.
     """
     if net.dim != teacher.dim:
         raise DataError(
             f"expected a teacher with embeddings of {net.dim}, got {teacher.dim}: "
             f"build the network with dim={teacher.dim}"
+        )
+    if not len(faces.validation):
+        raise DataError(
+            f"expected faces of which some are held out, got {len(faces)} without one: give more"
         )
     training = faces.training
     targets = torch.from_numpy(teach(teacher, faces, cache))
@@ -112,7 +116,7 @@ def distill(
         rise=0.1, decay=1e-2, longest=None,
     )  # fmt: skip
     parts = {"net": net, "head": head, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for step, generator in loop:
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         blob = augment(torch.from_numpy(faces.images[rows]), generator)

@@ -156,7 +156,7 @@ def tune_teacher(
     head = ArcFace(net.dim, int(labels.max()) + 1)
     optimiser = Optimiser([*net.parameters(), *head.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": head, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         with torch.no_grad():
@@ -194,7 +194,7 @@ def teach_student(
     net, own = _trainable(base), copy.deepcopy(head).train().requires_grad_()
     optimiser = Optimiser([*net.parameters(), *own.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": own, **optimiser.parts}
-    loop = Loop(folder, parts, steps=recipe.steps, seed=seed + 1, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed + 1, resume=resume)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         known = label >= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,25 @@ import torch
 from torch import nn
 
 import facepurify.train.loop as module
-from facepurify.errors import DataError, OutputExistsError
+from facepurify.errors import DataError, OptionError, OutputExistsError, SeedError
 from facepurify.train.loop import Loop
 
 
-def train(folder: Path, steps: int, *, stop: int | None = None, resume: bool = False) -> nn.Linear:
+@dataclass(frozen=True)
+class Recipe:
+    steps: int
+    batch: int = 4
+    rate: float = 0.1
+
+
+def train(
+    folder: Path, steps: int, *, stop: int | None = None, resume: bool = False, **changes: float
+) -> nn.Linear:
+    recipe = replace(Recipe(steps), **changes)
     torch.manual_seed(0)
     net = nn.Linear(3, 1)
-    optimizer = torch.optim.Adam(net.parameters(), 0.1)
-    loop = Loop(folder, {"net": net, "optimizer": optimizer}, steps=steps, seed=5, resume=resume)
+    optimizer = torch.optim.Adam(net.parameters(), recipe.rate)
+    loop = Loop(folder, {"net": net, "optimizer": optimizer}, recipe, seed=5, resume=resume)
     for step, generator in loop:
         if step == stop:
             break
@@ -57,7 +68,27 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_checkpoint(tmp_path: Path) -> None:
     train(tmp_path, 3)
     with pytest.raises(DataError, match="expected a checkpoint of this very run"):
-        Loop(tmp_path, {"net": nn.Linear(2, 1)}, steps=3, resume=True)
+        Loop(tmp_path, {"net": nn.Linear(2, 1)}, Recipe(3), resume=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     with pytest.raises(DataError, match="expected a checkpoint of this very run"):
-        Loop(tmp_path, {"net": nn.Linear(3, 1)}, steps=3, resume=True)
+        Loop(tmp_path, {"net": nn.Linear(3, 1)}, Recipe(3), resume=True)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 9}, {"rate": 0.2}, {"batch": 8, "rate": 0.2}])
+def test_a_run_goes_on_as_it_was_begun(tmp_path: Path, changes: dict[str, float]) -> None:
+    train(tmp_path, 3)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(OptionError, match=f"got another {', '.join(sorted(changes))}: "):
+        train(tmp_path, **{"steps": 3, **changes}, resume=True)
+    with pytest.raises(OptionError, match="got another seed: "):
+        Loop(tmp_path, {"net": nn.Linear(3, 1)}, Recipe(3), seed=6, resume=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 3, "batch": 1}])
+def test_a_run_of_nothing_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="at least one step and two images"):
+        Loop(tmp_path / "run", {}, Recipe(**wrong))
+    with pytest.raises(SeedError, match="got -1"):
+        Loop(tmp_path / "run", {}, Recipe(3), seed=-1)
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import OptionError
+from facepurify.errors import DataError, OptionError
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet
 from facepurify.train.recognizer import DistillRecipe, distill
@@ -45,3 +46,13 @@ def test_a_small_face_meets_the_same_weights() -> None:
 def test_a_wrong_share_is_refused() -> None:
     with pytest.raises(OptionError, match="small from 0 to 1"):
         DistillRecipe(small=1.5)
+
+
+def test_without_a_held_out_face_nothing_is_begun(
+    guide: Recognizer, faces: FaceSet, tmp_path: Path
+) -> None:
+    all_training = replace(faces, held_out=np.zeros(len(faces), bool))
+    net = FaceNet(guide.dim, (8, 8, 8), (1, 1, 1))
+    with pytest.raises(DataError, match="some are held out"):
+        distill(net, guide, all_training, DistillRecipe(steps=1), tmp_path, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
