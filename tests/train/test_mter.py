@@ -212,6 +212,11 @@ def test_a_share_of_the_steps_goes_through_the_purifier(
     assert set(calls[:6]) == expected  # two rounds, and once to learn on
 
 
+def test_a_share_of_purified_steps_needs_a_purifier(faces: FaceSet, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="expected a purifier"):
+        harden(FaceNet(16), 16, faces, MterRecipe(purified=0.5), tmp_path)
+
+
 def test_teaching_without_a_teacher_is_refused(
     folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -23,7 +23,7 @@ def test_small_faces_come_first_and_the_student_nears_its_teacher(
     net = FaceNet(guide.dim, (8, 8, 8), (1, 1, 1))
     sides = []
     net.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
-    recipe = DistillRecipe(steps=100, batch=32, identity=0)
+    recipe = DistillRecipe(steps=100, batch=32, identity=0, small=0.6)
     cosine = distill(net, guide, faces, recipe, tmp_path / "run", cache=tmp_path)
     assert -1 <= cosine <= 1
     assert sides[:100] == [80] * 60 + [112] * 40

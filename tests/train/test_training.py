@@ -233,6 +233,14 @@ def test_a_missing_file_is_one_clear_line(
     assert "facepurify.train eigenfaces" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--threads", "0")])
+def test_a_wrong_number_is_one_clear_line(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pin", "--guide", "none.onnx", option, value]) == 1
+    assert f"got {value}" in capsys.readouterr().err
+
+
 def test_a_recognizer_is_distilled_and_exported(
     folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
