@@ -51,8 +51,7 @@ class DistillRecipe:
         rate: peak learning rate of AdamW, one cosine down to zero.
         identity: weight of ArcFace's loss, for the faces that have an identity.
         small: share of the steps, the first ones, that are taken on faces of 80 pixels: half the
-            arithmetic, and some 2,000 steps to get used to the full size. Then parts of a face still
-            meet the weights of their place, since :class:`FaceNet` stretches small features.
+            arithmetic, but it takes some 2,000 steps to get used to the full size.
     """
 
     steps: int = 20_000
