@@ -108,7 +108,8 @@ def main(arguments: Sequence[str]) -> int:
     ]
     runs = [read_results(file) for file in files]
     if not runs:
-        raise OptionError(f"expected recorded runs, got none in {', '.join(map(str, files))}")
+        given = ", ".join(map(str, options.results))
+        raise OptionError(f"expected recorded runs, got none in {given}")
     recognizer = options.recognizer or runs[0].recognizers[0].name
     on_it = [run for run in runs if recognizer in {info.name for info in run.recognizers}]
     lines = traded(on_it, recognizer, options.purifier)

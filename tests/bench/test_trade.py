@@ -72,5 +72,5 @@ def test_the_command(tmp_path: Path, capsys):
     table = (out / "trade.md").read_text("utf-8")
     assert table in capsys.readouterr().out
     assert (out / "trade.svg").read_text("utf-8").startswith("<?xml")
-    assert main(["trade", "--results", str(tmp_path / "out"), "--out", str(out)]) == 1
-    assert "expected recorded runs" in capsys.readouterr().err
+    assert main(["trade", "--results", str(out), "--out", str(out)]) == 1
+    assert f"expected recorded runs, got none in {out}\n" in capsys.readouterr().err
