@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack
+from facepurify.bench.attacks.base import check_levels
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.memory import keep_freed_memory
@@ -39,7 +40,6 @@ from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps, to_float
 from facepurify.bench.summary import aligned_table
-from facepurify.errors import OptionError
 from facepurify.files import atomic_path
 from facepurify.weights import read_manifest
 
@@ -129,7 +129,7 @@ def measure_closeness(
         defences: What purifies.
         out: Folder whose ``cache`` keeps finished work; made when missing.
         limit: Attacked pairs of each kind.
-        eps: L-inf budget in grey levels.
+        eps: L-inf budget: whole grey levels, 1 to 255.
         seed: Chooses the pairs, and all randomness.
 
     Raises:
@@ -139,8 +139,7 @@ def measure_closeness(
     """
     check_names("recognizers", recognizers)
     check_names("purifiers", defences)
-    if not 0 <= eps <= 255:
-        raise OptionError(f"expected eps from 0 to 255, got {eps}")
+    check_levels(eps)
     chosen = attacked_pairs(pairs, limit, seed)
     probes = np.concatenate([chosen[goal][:, 0] for goal in GOALS])
     clean_images = pairs.images[probes]
@@ -279,7 +278,9 @@ def main(arguments: Sequence[str]) -> int:
         ),
     )
     add_data_options(parser, "facepurify-bench")
-    parser.add_argument("--eps", type=float, default=8.0, help="L-inf budget in grey levels (8)")
+    parser.add_argument(
+        "--eps", type=float, default=8.0, help="L-inf budget: whole grey levels, 1 to 255 (8)"
+    )
     parser.add_argument(
         "--recognizer",
         action="append",

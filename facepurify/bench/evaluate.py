@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from facepurify.bench import metrics
 from facepurify.bench.adaptive import AdaptiveAttack
 from facepurify.bench.attacks import APGD, FGSM, GOALS, PGD, Attack, Goal, Norm
-from facepurify.bench.attacks.base import NORMS
+from facepurify.bench.attacks.base import NORMS, check_levels
 from facepurify.bench.defences import Defence
 from facepurify.bench.judge import FAR, STRICT_FAR, Attacked, Judge, View
 from facepurify.bench.pairs import Pairs, attacked_pairs
@@ -61,7 +61,7 @@ class Protocol:
 
     Attributes:
         attacks: Made on the undefended recognizer: the oblivious and the transfer rows.
-        eps: Budgets in grey levels of attacks in L-inf.
+        eps: Budgets of attacks in L-inf: whole grey levels, 1 to 255.
         eps_l2: Budgets of attacks in L2: length of the whole image's change, in grey levels.
         query: The black-box attack on the defended recognizer.
         limit: Attacked pairs of each kind.
@@ -91,8 +91,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.attacks:
             raise OptionError("expected at least one attack, got none")
-        if not all(0 < eps < math.inf for eps in (*self.eps, *self.eps_l2)):
-            raise OptionError(f"expected eps > 0, got {self.eps} and in L2 {self.eps_l2}")
+        for eps in self.eps:
+            check_levels(eps)
+        if not all(0 < eps < math.inf for eps in self.eps_l2):
+            raise OptionError(f"expected an L2 eps > 0, got {self.eps_l2}")
         for name, count in (
             ("limit", self.limit),
             ("adaptive limit", self.adaptive_limit),

@@ -67,7 +67,10 @@ def add_attack_options(parser: argparse.ArgumentParser) -> None:
         help="such as fgsm, pgd40, mim10-l2; minimal for distances; repeatable",
     )
     parser.add_argument(
-        "--eps", type=float, action="append", help="L-inf budget in grey levels, repeatable (8)"
+        "--eps",
+        type=float,
+        action="append",
+        help="L-inf budget: whole grey levels, 1 to 255, repeatable (8)",
     )
     parser.add_argument(
         "--eps-l2", type=float, action="append", help="L2 budget in grey levels, repeatable (512)"

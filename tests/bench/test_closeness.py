@@ -113,7 +113,8 @@ def test_the_table_names_the_boxes(measured: Closeness):
     ("options", "error", "message"),
     [
         ({"limit": 0, "eps": 8, "seed": 0}, OptionError, "limit >= 1"),
-        ({"limit": 1, "eps": -1, "seed": 0}, OptionError, "eps from 0 to 255"),
+        ({"limit": 1, "eps": 0, "seed": 0}, OptionError, "whole grey levels from 1 to 255, got 0"),
+        ({"limit": 1, "eps": 8.5, "seed": 0}, OptionError, "from 1 to 255, got 8.5"),
         ({"limit": 1, "eps": 8, "seed": -1}, SeedError, "seed >= 0, got -1"),
     ],
 )

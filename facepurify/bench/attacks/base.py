@@ -16,9 +16,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from facepurify.errors import AttackError
+from facepurify.errors import AttackError, OptionError
 
-__all__ = ["GOALS", "NORMS", "Attack", "Best", "Embed", "Goal", "Norm", "Problem", "per_image"]
+__all__ = [
+    "GOALS",
+    "NORMS",
+    "Attack",
+    "Best",
+    "Embed",
+    "Goal",
+    "Norm",
+    "Problem",
+    "check_levels",
+    "per_image",
+]
 
 Embed = Callable[[Tensor], Tensor]
 Goal = Literal["dodging", "impersonation"]
@@ -26,6 +37,19 @@ Norm = Literal["linf", "l2"]
 GOALS: tuple[Goal, ...] = ("dodging", "impersonation")
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 _TINY = 1e-12
+
+
+def check_levels(eps: float) -> None:
+    """Refuses an L-inf budget that the 8-bit grid cuts, for what is measured would be of another.
+
+    Raises:
+        OptionError: it is no whole number of grey levels from 1 to 255.
+    """
+    if eps not in range(1, 256):
+        raise OptionError(
+            f"expected an L-inf eps of whole grey levels from 1 to 255, got {eps}: "
+            "give one meant for images in [0, 1] times 255, rounded"
+        )
 
 
 def per_image(values: Tensor) -> Tensor:
