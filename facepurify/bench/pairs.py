@@ -91,6 +91,12 @@ class Pairs:
             if fold.shape != (len(pairs),):
                 raise DataError(f"expected {len(pairs)} folds, got shape {list(fold.shape)}")
             folds.append(fold)
+        names = np.unique(np.concatenate(folds))
+        if len(names) < 2:  # each fold's threshold comes from the others
+            raise DataError(
+                f"expected pairs in at least two folds, got all in fold {names[0]}: "
+                "split them into more"
+            )
         return cls(name, images, checked[0], checked[1], folds[0], folds[1])
 
     @property

@@ -61,7 +61,7 @@ def test_images_are_rgb(tmp_path: Path):
     blue[..., 0] = 255
     for number in (1, 2):
         cv2.imwrite(str(tmp_path / "Ann" / f"Ann_{number:04d}.png"), blue)
-    text = "1 1\nAnn 1 2\nAnn 1 Ann 2\n"
+    text = "2 1\n" + 2 * "Ann 1 2\nAnn 1 Ann 2\n"
     pairs = read_lfw(tmp_path, write(tmp_path / "pairs.txt", text))
     assert pairs.images[0, 0, 0].tolist() == [0, 0, 255]
 
@@ -77,6 +77,7 @@ def test_images_are_rgb(tmp_path: Path):
         ("1\t1\nAnn\t1\nAnn\t1\tBob\t1\n", "in line 2"),
         ("1\t1\nAnn\t1\t2\nAnn\t1\tBob\t7\n", "Bob_0007"),
         ("1\t1\nAnn\t1\t2\nBob\t1\t2\n", "impostor pairs"),
+        ("1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n", "at least two folds, got all in fold 0"),
     ],
 )
 def test_unreadable_pairs_are_refused(people: Path, tmp_path: Path, text: str, message: str):
@@ -212,12 +213,16 @@ def test_pack_with_a_pairs_file_is_refused(tmp_path: Path):
         ({"impostor": [[-1, 2]]}, "faces 0 to 3"),
         ({"genuine": []}, "whole numbers"),
         ({"impostor": [[0.0, 1.0]]}, "whole numbers"),
-        ({"genuine_folds": [0, 1, 2]}, "expected 1 folds"),
+        ({"genuine_folds": [0, 1, 2]}, "expected 2 folds"),
+        ({"genuine_folds": [3, 3], "impostor_folds": [3, 3]}, "two folds, got all in fold 3"),
+        ({"genuine": [[0, 1]], "impostor": [[0, 2]]}, "two folds, got all in fold 0"),
     ],
 )
 def test_arrays_that_are_no_pairs_are_refused(changes: dict[str, object], message: str):
-    arguments = {"images": np.zeros((4, 112, 112, 3), np.uint8), "genuine": [[0, 1]]}
-    arguments |= {"impostor": [[0, 2]], **changes}
+    arguments = {"images": np.zeros((4, 112, 112, 3), np.uint8), "genuine": [[0, 1], [2, 3]]}
+    arguments |= {"impostor": [[0, 2], [1, 3]]}
+    assert len(Pairs.from_arrays(**arguments).genuine) == 2
+    arguments |= changes
     with pytest.raises(DataError, match=message):
         Pairs.from_arrays(**arguments)
 
