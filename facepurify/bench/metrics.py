@@ -2,7 +2,7 @@
 
 A pair is accepted when its score is at or above the threshold. FAR is the share of impostor pairs
 accepted, FRR the share of genuine pairs rejected, TAR is one minus FRR. Rates are fractions, not
-per cent.
+per cent. Scores that are not finite are refused by a DataError.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from facepurify.errors import DataError
 
 __all__ = [
     "Rate",
@@ -259,6 +261,12 @@ def _scores(values: ArrayLike) -> _FloatArray:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or scores.size == 0:
         raise ValueError(f"expected scores of shape [N], N >= 1, got shape {scores.shape}")
+    broken = int((~np.isfinite(scores)).sum())
+    if broken:  # NaN is on no side of a threshold: nobody rejected, no attack successful
+        raise DataError(
+            f"expected finite scores, got {broken} of {scores.size} that are not: "
+            "check the recognizer and the purifier, whose training may have diverged"
+        )
     return scores
 
 

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
 from facepurify.bench import metrics
+from facepurify.errors import DataError
 
 scores = hnp.arrays(
     np.float64, st.integers(1, 60), elements=st.sampled_from(np.linspace(-1, 1, 21).tolist())
@@ -106,6 +107,25 @@ def test_image_quality_of_unchanged_and_changed_faces():
 def test_scores_of_another_shape_are_refused(values):
     with pytest.raises(ValueError, match=r"scores of shape \[N\]"):
         metrics.far(values, 0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        lambda scores: metrics.far(scores, 0.3),
+        lambda scores: metrics.frr(scores, 0.3),
+        lambda scores: metrics.threshold_at_far(scores, 0.1),
+        lambda scores: metrics.attack_success(scores, 0.3, "dodging"),
+        lambda scores: metrics.attack_success(scores, 0.3, "impersonation"),
+        lambda scores: metrics.auroc([0.5], scores),
+        lambda scores: metrics.ten_fold_accuracy([0.9, 0.8], scores, [0, 1], [0, 1]),
+    ],
+    ids=["far", "frr", "threshold", "dodging", "impersonation", "auroc", "accuracy"],
+)
+def test_scores_of_a_diverged_network_are_no_perfect_row(rate, value):
+    with pytest.raises(DataError, match="expected finite scores, got 1 of 2 that are not"):
+        rate([0.1, value])
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
