@@ -113,7 +113,11 @@ class Steps:
         self._cache = cache
         self._progress = progress
         self._seed = seed
-        defending = ("*.py", "bench/defences.py", "bench/baselines.py", "bench/conversion.py")
+        defending = (
+            "*.py",
+            *(f"bench/{name}.py" for name in ("defences", "baselines", "conversion")),
+            *(f"bench/attacks/{name}.py" for name in ("dim", "tim")),  # baselines use them
+        )
         self._judging = source_digest(*defending, "bench/recognizers.py")
         self._met: set[str] = set()
         self._adapting = source_digest(*defending, "bench/adaptive.py")
@@ -224,7 +228,15 @@ class Steps:
         """
         recognizer, defence, faces, goal = target
         attack = PGD(norm, steps=DISTANCE_STEPS)
-        about = self._about(target, attack=attack.key(), threshold=threshold, draws=draws)
+        largest, resolution = LARGEST[norm], LARGEST[norm] / 64
+        about = self._about(
+            target,
+            attack=attack.key(),
+            threshold=threshold,
+            draws=draws,
+            largest=largest,
+            resolution=resolution,
+        )
         distances = []
         for chunk in faces.chunks():
 
@@ -236,8 +248,8 @@ class Steps:
                     *chunk.tensors(),
                     goal,
                     threshold=threshold,
-                    largest=LARGEST[norm],
-                    resolution=LARGEST[norm] / 64,
+                    largest=largest,
+                    resolution=resolution,
                     generator=generator,
                 )
                 return {"distance": found.distance.numpy()}
@@ -297,7 +309,8 @@ class Steps:
             return {"psnr": np.array(np.nan if psnr is None else psnr), "ssim": np.array(ssim)}
 
         about = {"step": "quality", "defence": defence.key(), "seed": self._seed}
-        kept = self._kept(digest(images, about, self._judging), make, 0)
+        key = digest(images, about, self._judging, source_digest("bench/metrics.py"))
+        kept = self._kept(key, make, 0)
         psnr = float(kept["psnr"])
         return (None if np.isnan(psnr) else psnr), float(kept["ssim"])
 

@@ -1,0 +1,93 @@
+"""Steps: made anew by new code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from facepurify.bench import steps as steps_module
+from facepurify.bench.cache import Cache
+from facepurify.bench.defences import get_defence
+from facepurify.bench.pairs import Pairs
+from facepurify.bench.progress import Progress
+from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.steps import Faces, Steps, Target
+
+COUNT = 2
+
+
+@pytest.fixture(scope="module")
+def recognizer(recognizer_files: list[Path]) -> Recognizer:
+    return Recognizer.from_onnx(recognizer_files[0], threads=1)
+
+
+@pytest.fixture
+def target(people_pairs: Pairs, recognizer: Recognizer) -> Target:
+    """A few probes to dodge with, without a defence."""
+    embeddings = recognizer.embed_numpy(steps_module.to_float(people_pairs.images))
+    probes, gallery = people_pairs.genuine[:COUNT].T
+    faces = Faces(people_pairs.images[probes], embeddings[gallery])
+    return Target(recognizer, get_defence("none"), faces, "dodging")
+
+
+def opened(folder: Path) -> Steps:
+    return Steps(Cache(folder), Progress(), seed=0)
+
+
+def see(steps: Steps, target: Target) -> object:
+    return steps.see(target.faces.probes, target.recognizer, target.defence)
+
+
+def quality(steps: Steps, target: Target) -> object:
+    return steps.quality(target.faces.probes, target.defence)
+
+
+def distance(steps: Steps, target: Target) -> object:
+    return steps.distance(target, "linf", threshold=0.3, draws=1)
+
+
+STEPS = [see, quality, distance]
+
+
+def kept(folder: Path) -> int:
+    return len(list(folder.rglob("*.npz")))
+
+
+@pytest.mark.parametrize(
+    ("step", "source"),
+    [
+        *((step, f"attacks/{name}.py") for step in STEPS for name in ("dim", "tim")),
+        *((step, "baselines.py") for step in STEPS),
+        (quality, "metrics.py"),
+    ],
+)
+def test_new_code_makes_results_anew(
+    step: Callable[[Steps, Target], object],
+    source: str,
+    target: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    original = Path.read_text
+    step(opened(tmp_path), target)
+    step(opened(tmp_path), target)
+    assert kept(tmp_path) == 1
+
+    def edited(path: Path, *arguments: str) -> str:
+        text = original(path, *arguments)
+        return f"{text}# edited" if path.as_posix().endswith(f"bench/{source}") else text
+
+    monkeypatch.setattr(Path, "read_text", edited)
+    step(opened(tmp_path), target)
+    assert kept(tmp_path) == 2
+
+
+def test_other_bounds_make_distances_anew(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    distance(opened(tmp_path), target)
+    monkeypatch.setitem(steps_module.LARGEST, "linf", 1.0)
+    distance(opened(tmp_path), target)
+    assert kept(tmp_path) == 2
