@@ -70,9 +70,9 @@ class Defence(abc.ABC):
     def differentiable(self, x: Tensor, seed: int = 0) -> Tensor:
         """The same on a tensor, with a gradient."""
 
-    def score(self, images: Floats) -> Floats | None:
-        """Suspicion [N] in [0, 1], higher for an attack; None from a defence without one."""
-        return None
+    def purify_and_score(self, images: Floats, seed: int = 0) -> tuple[Floats, Floats | None]:
+        """Purified images, and suspicion [N] in [0, 1], higher for an attack; None without one."""
+        return self.purify(images, seed), None
 
 
 class _Baseline(Defence, Generic[Kind]):
@@ -171,7 +171,7 @@ class PurifierDefence(Defence):
 
     @override
     def purify(self, images: Floats, seed: int = 0) -> Floats:
-        return self._purifier.purify_canonical(images, seed=seed).images
+        return self.purify_and_score(images, seed)[0]
 
     @override
     def differentiable(self, x: Tensor, seed: int = 0) -> Tensor:
@@ -181,8 +181,9 @@ class PurifierDefence(Defence):
         return stand_in
 
     @override
-    def score(self, images: Floats) -> Floats | None:
-        return self._purifier.purify_canonical(images).score
+    def purify_and_score(self, images: Floats, seed: int = 0) -> tuple[Floats, Floats | None]:
+        purified = self._purifier.purify_canonical(images, seed=seed)
+        return purified.images, purified.score
 
     def _check_parity(self, net: nn.Module, purifier: Purifier) -> None:
         images = np.random.default_rng(0).random((2, 3, 112, 112), dtype=np.float32)

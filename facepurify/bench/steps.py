@@ -146,10 +146,10 @@ class Steps:
             )
 
             def make(chunk: _Images = chunk) -> Arrays:
-                floats = to_float(chunk)
-                purified = defence.purify(floats, seed=self._draw(chunk))
+                purified, suspicion = defence.purify_and_score(
+                    to_float(chunk), seed=self._draw(chunk)
+                )
                 made: Arrays = {"embeddings": recognizer.embed_numpy(purified)}
-                suspicion = defence.score(floats)
                 return made if suspicion is None else {**made, "suspicion": suspicion}
 
             chunks.append(self._kept(key, make, len(chunk)))

@@ -1,12 +1,14 @@
-"""Steps: made anew by new code."""
+"""Steps: run once, and made anew by new code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from facepurify import Purifier
 from facepurify.bench import steps as steps_module
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import get_defence
@@ -91,3 +93,21 @@ def test_other_bounds_make_distances_anew(
     monkeypatch.setitem(steps_module.LARGEST, "linf", 1.0)
     distance(opened(tmp_path), target)
     assert kept(tmp_path) == 2
+
+
+def test_a_purifier_runs_once(
+    target: Target, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    defence = get_defence(str(tiny_model))
+    original = Purifier.purify_canonical
+    runs = []
+
+    def counted(purifier: Purifier, batch: np.ndarray, seed: int | None = None) -> object:
+        runs.append(len(batch))
+        return original(purifier, batch, seed=seed)
+
+    monkeypatch.setattr(Purifier, "purify_canonical", counted)
+    seen = opened(tmp_path).see(target.faces.probes, target.recognizer, defence)
+    assert runs == [COUNT]
+    assert seen.suspicion is not None
+    assert seen.suspicion.shape == (COUNT,)
