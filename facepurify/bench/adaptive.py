@@ -133,22 +133,13 @@ class AdaptiveAttack:
         each = sum(attack.cost for attack in self.attacks) * self.restarts
         return each * (self.draws if defence.random else 1)
 
-    def __call__(
-        self,
-        scene: Scene,
-        eps: float,
-        *,
-        generator: torch.Generator,
-        rivals: Sequence[Tensor] = (),
-    ) -> Tensor:
+    def __call__(self, scene: Scene, eps: float, *, generator: torch.Generator) -> Tensor:
         """Attacks the scene's images through its defence.
 
         Args:
             scene: what is attacked.
             eps: radius in units of 1/255, in the norm of the attacks.
             generator: all randomness.
-            rivals: other attacks' images [N, 3, 112, 112], such as the oblivious and the query
-                attack's: where one of them fools the defence more, it is taken.
 
         Returns:
             [N, 3, 112, 112], for each image the attack that the verifier judges strongest.
@@ -162,26 +153,18 @@ class AdaptiveAttack:
         for start in range(0, len(scene.x), size):
             # Every part draws the same, so that results do not depend on how images are split.
             generator.set_state(state)
-            others = [rival[start : start + size] for rival in rivals]
-            parts.append(self._strongest(scene.part(start, start + size), eps, generator, others))
+            parts.append(self._strongest(scene.part(start, start + size), eps, generator))
         return torch.cat(parts)
 
-    def _strongest(
-        self, scene: Scene, eps: float, generator: torch.Generator, rivals: list[Tensor]
-    ) -> Tensor:
+    def _strongest(self, scene: Scene, eps: float, generator: torch.Generator) -> Tensor:
         judging = _seeds(generator, self.draws)
         embed = defended(scene.recognizer, scene.defence, draws=self.draws, generator=generator)
         best = Best(scene.x, torch.full_like(scene.x[:, 0, 0, 0], -torch.inf))
-
-        def compete(images: Tensor) -> None:
-            cosine = scene.cosine(images, judging)
-            best.update(images, -cosine if scene.goal == "dodging" else cosine)
-
-        for images in rivals:
-            compete(images)
         for _ in range(self.restarts):
             for attack in self.attacks:
-                compete(attack(embed, scene.x, scene.anchor, scene.goal, eps, generator=generator))
+                images = attack(embed, scene.x, scene.anchor, scene.goal, eps, generator=generator)
+                cosine = scene.cosine(images, judging)
+                best.update(images, -cosine if scene.goal == "dodging" else cosine)
         return best.levels
 
 
@@ -217,7 +200,7 @@ def self_checks(
         scene: what was attacked; a few images are enough.
         eps: the budget of the attack.
         threshold: the verifier's, on the cosine.
-        white_box: the adaptive attack's images, made without rivals.
+        white_box: the adaptive attack's own images, none of the black box's among them.
         black_box: images of attacks that know less, such as Square's and transferred ones.
         norm: in which ``eps`` is measured.
         draws: of a random defence.

@@ -1,4 +1,4 @@
-"""Steps: run once, and made anew by new code."""
+"""Steps: run once, judged over all candidates, and made anew by new code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from facepurify import Purifier
 from facepurify.bench import steps as steps_module
@@ -93,6 +94,25 @@ def test_other_bounds_make_distances_anew(
     monkeypatch.setitem(steps_module.LARGEST, "linf", 1.0)
     distance(opened(tmp_path), target)
     assert kept(tmp_path) == 2
+
+
+@pytest.mark.parametrize("goal", ["dodging", "impersonation"])
+def test_the_strongest_is_chosen_for_each_probe(target: Target, tmp_path: Path, goal):
+    target = target._replace(goal=goal)
+    clean = target.faces.probes
+    rival = 255 - clean
+    rival[0] = clean[0]
+    candidates = [clean[:, ::-1].copy(), rival]
+    candidates[0][1] = clean[1]
+    scene = target.scene(target.faces)
+    cosines = torch.stack(
+        [scene.cosine(torch.from_numpy(steps_module.to_float(images))) for images in candidates]
+    )
+    best = cosines.argmin(0) if goal == "dodging" else cosines.argmax(0)
+    assert len(set(best.tolist())) == COUNT  # each candidate is the strongest for one of them
+    chosen = opened(tmp_path).strongest(target, candidates, draws=1)
+    for index, which in enumerate(best):
+        np.testing.assert_array_equal(chosen[index], candidates[which][index])
 
 
 def test_a_purifier_runs_once(
