@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from facepurify.files import atomic_path
 __all__ = [
     "CHECKPOINT",
     "Loop",
+    "Recipe",
     "Stateful",
     "check_free",
     "checkpoint_in",
@@ -43,7 +44,9 @@ class Stateful(Protocol):
 
 
 class Recipe(Protocol):
-    """What a run is trained by."""
+    """What a run is trained by: a dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def steps(self) -> int:
@@ -93,7 +96,7 @@ class Loop:
     Args:
         folder: where the run lives.
         parts: what to save and restore, by name.
-        recipe: a dataclass of plain values: how many steps the run has in all, and whatever else.
+        recipe: how many steps the run has in all, and whatever else it is trained by.
         seed: of the whole run.
         resume: continue the run in ``folder``, by the recipe and the seed that it was begun with.
             Without it the folder must hold no run.
