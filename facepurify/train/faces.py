@@ -35,12 +35,14 @@ class FaceSet:
         names: N paths, relative to the folder that they were found in.
         held_out: bool [N], the tenth kept for choices; all images of one identity fall together.
         skipped: how many images were left out, by reason.
+        digest: of the files' names and sizes and of what is left out: other faces, another digest.
     """
 
     images: npt.NDArray[np.uint8]
     names: tuple[str, ...]
     held_out: npt.NDArray[np.bool_]
     skipped: dict[str, int]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,6 +56,17 @@ class FaceSet:
     def validation(self) -> npt.NDArray[np.intp]:
         """Indices of the faces to choose on."""
         return np.flatnonzero(self.held_out)
+
+    def check_held_out(self) -> None:
+        """Sees to it that something can be measured.
+
+        Raises:
+            DataError: no face is held out.
+        """
+        if not self.held_out.any():
+            raise DataError(
+                f"expected faces of which some are held out, got {len(self)} without one: give more"
+            )
 
     def identity(self, index: int) -> str:
         """The folder that holds the image: its identity where the set has identities."""
@@ -101,19 +114,28 @@ def load_faces(
     """Reads every image below ``folders`` once and keeps the pixels in ``cache`` for later runs.
 
     Args:
-        folders: where aligned crops lie, at any depth.
+        folders: where aligned crops lie, at any depth. Identities and what is held out go by
+            their last names, which must differ.
         cache: a folder for the packed array; a later call with the same files uses it as it is.
         max_black: crops with a larger black share are left out (counted in ``skipped``).
 
     Raises:
-        DataError: a folder is missing, no image is usable, or an image is not 112 x 112.
+        DataError: a folder is missing, two have one name, no image is usable, or an image is not
+            112 x 112.
     """
     found: list[tuple[Path, str]] = []
+    named: dict[str, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise DataError(f"expected a folder of face images, got {folder}: it does not exist")
+        name = folder.absolute().name  # that of "." too
+        if name in named:
+            raise DataError(
+                f"expected folders of different names, got {named[name]} and {folder}: rename one"
+            )
+        named[name] = folder
         found += [
-            (path, str(Path(folder.name) / path.relative_to(folder)))
+            (path, str(Path(name) / path.relative_to(folder)))
             for path in sorted(folder.rglob("*"))
             if path.suffix.lower() in SUFFIXES
         ]
@@ -137,6 +159,7 @@ def load_faces(
         names=names,
         held_out=np.array([_held_out(name) for name in names]),
         skipped=listing["skipped"],
+        digest=digest.hexdigest(),
     )
 
 

@@ -206,7 +206,7 @@ def teach(teacher: Recognizer, faces: FaceSet, cache: str | Path) -> Floats:
 
     They are kept in ``cache`` for later runs on the same faces.
     """
-    digest = hashlib.sha256("\n".join((teacher.sha256, *faces.names)).encode()).hexdigest()
+    digest = hashlib.sha256(f"{teacher.sha256}\n{faces.digest}".encode()).hexdigest()
     path = Path(cache) / f"teacher-{digest[:16]}.npy"
     if not path.exists():
         everything = np.arange(len(faces))

@@ -60,3 +60,32 @@ def test_bad_folders_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"112 x 100 in .*small\.png: align"):
         load_faces([tmp_path], tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_set_goes_by_the_last_name_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = np.full((112, 112, 3), 120, np.uint8)
+    for folder in ("a/train/p0", "b/train/p0"):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "0.png"), face)
+    monkeypatch.chdir(tmp_path / "a" / "train")
+    here = load_faces(["."], tmp_path / "cache")
+    assert here.names == load_faces([tmp_path / "a" / "train"], tmp_path / "cache").names
+    assert here.names == ("train/p0/0.png",)
+    assert here.labels().tolist() == [0]
+    with pytest.raises(DataError, match=r"different names, got \. and .*b/train: rename one"):
+        load_faces([".", tmp_path / "b" / "train"], tmp_path / "cache")
+
+
+def test_other_files_of_the_same_names_have_another_digest(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / "0.png"), np.full((112, 112, 3), 120, np.uint8))
+    first = load_faces([folder], tmp_path / "cache")
+    assert load_faces([folder], tmp_path / "cache").digest == first.digest
+    cv2.imwrite(str(folder / "0.png"), rng.integers(0, 255, (112, 112, 3), np.uint8))
+    again = load_faces([folder], tmp_path / "cache")
+    assert again.names == first.names
+    assert again.digest != first.digest

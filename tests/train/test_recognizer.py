@@ -13,7 +13,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet
-from facepurify.train.recognizer import DistillRecipe, distill
+from facepurify.train.recognizer import DistillRecipe, distill, teach
 
 
 def test_small_faces_come_first_and_the_student_nears_its_teacher(
@@ -56,3 +56,14 @@ def test_without_a_held_out_face_nothing_is_begun(
     with pytest.raises(DataError, match="some are held out"):
         distill(net, guide, all_training, DistillRecipe(steps=1), tmp_path, cache=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_sees_faces_of_the_same_names_anew(
+    guide: Recognizer, faces: FaceSet, tmp_path: Path
+) -> None:
+    before = teach(guide, faces, tmp_path)
+    assert np.array_equal(teach(guide, faces, tmp_path), before)
+    realigned = replace(faces, images=np.asarray(faces.images)[::-1], digest="another")
+    after = teach(guide, realigned, tmp_path)
+    assert np.allclose(after, before[::-1], atol=1e-5)
+    assert not np.allclose(after, before, atol=1e-2)
