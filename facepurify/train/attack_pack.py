@@ -6,6 +6,7 @@ made anew at each step; that costs most of the time of a training run on a small
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facepurify.bench.attacks import GOALS, Attack, get_attack
+from facepurify.bench.cache import Cache, digest
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError, OptionError
+from facepurify.errors import DataError, OptionError, OutputExistsError
 from facepurify.files import atomic_path
 from facepurify.train.arrays import read_arrays
 from facepurify.train.delivery import with_history
 from facepurify.train.faces import FaceSet
 
-__all__ = ["KINDS", "STRENGTHS", "AttackPack", "Batch", "make_pack", "turned"]
+__all__ = [
+    "KINDS",
+    "STRENGTHS",
+    "AttackPack",
+    "Batch",
+    "check_guides",
+    "check_parts",
+    "make_pack",
+    "turned",
+    "write_pack",
+]
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
@@ -139,8 +151,12 @@ def make_pack(
     kinds: Mapping[str, float] = KINDS,
     seed: int = 0,
     batch: int = 32,
+    kept: Cache | None = None,
 ) -> AttackPack:
     """Attacks ``count`` random training faces on the guides in turn.
+
+    Every batch has generators of its own made from (seed, its number), so that a pack which goes on
+    from batches that were kept is the one that would have been made at once.
 
     Goals and strengths (2 to 12 of 255) are mixed. ``kinds`` are families of
     ``facepurify.bench.attacks`` with their shares; those that iterate take 2 to 8 steps. The
@@ -148,18 +164,28 @@ def make_pack(
     dodging is the face's own embedding turned by about 40 degrees: as far as another photo of the
     same person usually lies.
 
+    Args:
+        faces: those that are not held out may be attacked.
+        guides: to attack.
+        count: faces.
+        kinds: of attack, with their shares.
+        seed: of everything random.
+        batch: faces to attack at once.
+        kept: finished batches, of this very pack or not, and where to keep those of this one.
+
     Raises:
-        DataError: there are fewer training faces than ``count``, or no guide.
+        DataError: there are fewer training faces than ``count``, or none is asked for, or no guide.
         AttackError: an unknown kind.
-        OptionError: shares that are no probabilities.
+        OptionError: shares that are no probabilities, or different guides of one name.
     """
     rng = np.random.default_rng(seed)
     candidates = faces.training
-    if not guides or count > len(candidates):
+    if not (guides and 0 < count <= len(candidates)):
         raise DataError(
-            f"expected at least one guide and {count} training faces, "
-            f"got {len(guides)} and {len(candidates)}"
+            f"expected at least one guide, and from 1 to {len(candidates)} training faces to "
+            f"attack, got {len(guides)} and {count}"
         )
+    check_guides(guides)
     names, shares = list(kinds), np.array(list(kinds.values()))
     if not (len(names) and (shares >= 0).all() and shares.sum() > 0):
         raise OptionError(f"expected kinds of attack with shares of 0 or more, got {dict(kinds)}")
@@ -169,18 +195,27 @@ def make_pack(
     embeddings = tuple(_embed_both_ways(guide, clean) for guide in guides)
     attacked = np.empty_like(clean)
     strength = rng.choice(STRENGTHS, count).astype(np.float32)
-    generator = torch.Generator().manual_seed(seed)
+    settings = {
+        "faces": faces.digest, "guides": [guide.sha256 for guide in guides], "count": count,
+        "kinds": dict(kinds), "seed": seed, "batch": batch,
+    }  # fmt: skip
     starts = range(0, count, batch)
     for number, start in enumerate(tqdm(starts, desc="attacking faces", unit="batch")):
         rows = slice(start, min(start + batch, count))
+        key = digest(settings, str(number))
+        if kept is not None and (made := kept.get(key)) is not None:
+            attacked[rows] = made["attacked"]
+            continue
+        rng = np.random.default_rng([seed, number])
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
         which = number % len(guides)
         own = torch.from_numpy(embeddings[which][0])
         goal = GOALS[number // len(guides) % 2]
-        anchor = (
-            own[torch.from_numpy(rng.integers(0, count, rows.stop - start))]
-            if goal == "impersonation"
-            else turned(own[rows], generator)
-        )
+        if goal == "impersonation":
+            places = np.arange(start, rows.stop)
+            anchor = own[torch.from_numpy((places + rng.integers(1, count, len(places))) % count)]
+        else:
+            anchor = turned(own[rows], generator)
         attack = _with_steps(str(rng.choice(names, p=shares)), int(rng.integers(2, 9)))
         x = torch.from_numpy(clean[rows]).float() / 255
         result = attack(
@@ -188,7 +223,58 @@ def make_pack(
             generator=generator,
         )  # fmt: skip
         attacked[rows] = (result * 255).round().byte().numpy()
+        if kept is not None:
+            kept.put(key, {"attacked": attacked[rows]})
     return AttackPack(clean, attacked, embeddings, strength, tuple(g.name for g in guides))
+
+
+def write_pack(
+    path: str | Path,
+    faces: FaceSet,
+    guides: Sequence[Recognizer],
+    count: int,
+    *,
+    kinds: Mapping[str, float] = KINDS,
+    seed: int = 0,
+) -> None:
+    """Writes what ``make_pack`` makes, going on from what it finished before it was stopped.
+
+    Until the pack is whole its batches lie beside it, in ``path``.parts.
+    """
+    parts = _parts(path)
+    make_pack(faces, guides, count, kinds=kinds, seed=seed, kept=Cache(parts)).save(path)
+    shutil.rmtree(parts)
+
+
+def check_parts(path: str | Path) -> None:
+    """Sees to it that a new pack can be begun there.
+
+    Raises:
+        OutputExistsError: ``write_pack`` was stopped there.
+    """
+    if (parts := _parts(path)).exists():
+        raise OutputExistsError(
+            f"{parts} holds a part of a pack already: continue it with --resume, remove it, or "
+            "name another file"
+        )
+
+
+def _parts(path: str | Path) -> Path:
+    return Path(f"{path}.parts")
+
+
+def check_guides(guides: Sequence[Recognizer]) -> None:
+    """Refuses different recognizers of one name, which a pack or a table could not tell apart.
+
+    Raises:
+        OptionError: two are.
+    """
+    named: dict[str, Recognizer] = {}
+    for guide in guides:
+        if named.setdefault(guide.name, guide).sha256 != guide.sha256:
+            raise OptionError(
+                f"expected guides of different names, got two called {guide.name}: rename a file"
+            )
 
 
 def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from facepurify.errors import OptionError
 from facepurify.files import atomic_path
 from facepurify.images import SIZE
 from facepurify.train.basis import RGB_TO_YCC, Basis, dct_matrix
 from facepurify.train.faces import FaceSet
 
-__all__ = ["full_basis", "luma_eigenfaces", "study_basis"]
+__all__ = ["check_study", "full_basis", "luma_eigenfaces", "study_basis"]
 
 COUNTS = (100, 200, 400, 600, 800, 1000, 1200, 1500)
 PIXELS = SIZE * SIZE
@@ -55,15 +56,40 @@ def luma_eigenfaces(basis: Basis, count: int) -> tuple[Doubles, Doubles]:
     return mean.ravel(), np.hstack(columns)[:, np.argsort(-values, kind="stable")]
 
 
+def check_study(luma: int, faces: FaceSet) -> None:
+    """Sees to it that there is something to study, before eigenfaces are fitted.
+
+    Args:
+        luma: how many luma eigenfaces there will be.
+        faces: to study them with.
+
+    Raises:
+        OptionError: fewer eigenfaces than the least that are compared.
+        DataError: no face is held out.
+    """
+    if luma < COUNTS[0]:
+        raise OptionError(
+            f"expected at least {COUNTS[0]} luma eigenfaces to study, got {luma}: raise --luma, or "
+            "leave --study out"
+        )
+    faces.check_held_out()
+
+
 def study_basis(basis: Basis, faces: FaceSet, folder: str | Path) -> None:
     """Writes ``basis.json`` and ``basis.png``: both bases on the held-out faces.
 
     For each K: the share of the held-out faces' luma variance that a projection keeps, and its
     root-mean-square error in grey levels.
+
+    Raises:
+        OptionError: fewer eigenfaces than the least that are compared.
+        DataError: no face is held out.
     """
+    luma = sum(len(block.eigenvalues) for block in basis.luma)
+    check_study(luma, faces)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    counts = [count for count in COUNTS if count <= sum(len(b.eigenvalues) for b in basis.luma)]
+    counts = [count for count in COUNTS if count <= luma]
     held_out = _luma(faces.images[faces.validation])
     rows = {
         "full, float64": _losses(*full_basis(faces, counts[-1]), held_out, counts),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.train import basis_study
+from facepurify.train.__main__ import main
 from facepurify.train.basis import RGB_TO_YCC, Basis, fit_basis, frequency_energy, zone
 from facepurify.train.basis_study import full_basis, luma_eigenfaces, study_basis
 from facepurify.train.faces import FaceSet
@@ -111,3 +113,22 @@ def test_the_full_basis_is_that_of_a_float64_svd(faces: FaceSet) -> None:
     assert np.allclose(mean, luma.mean(axis=0))
     expected = np.linalg.svd(luma - luma.mean(axis=0), full_matrices=False)[2][:10]
     assert np.allclose(np.abs(np.sum(eigenfaces.T * expected, axis=1)), 1, atol=1e-6)
+
+
+def test_a_study_of_too_little_is_not_begun(
+    folders: list[Path], basis: Basis, faces: FaceSet, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match="at least 100 luma eigenfaces to study, got 20"):
+        study_basis(basis, faces, tmp_path)
+    data = ["--data", *map(str, folders), "--cache", "cache"]
+    assert main(["eigenfaces", *data, "--luma", "50", "--study", "study"]) == 1
+    assert "at least 100 luma eigenfaces to study, got 50" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    nobody = replace(faces, held_out=np.zeros(len(faces), bool))
+    monkeypatch.setattr(basis_study, "COUNTS", (5, 20))
+    with pytest.raises(DataError, match="some are held out"):
+        study_basis(basis, nobody, tmp_path)
+    assert main(["eigenfaces", *data, "-o", "nowhere/eigenfaces.npz"]) == 1
+    assert "expected a folder to write eigenfaces.npz into" in capsys.readouterr().err

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from facepurify.train.attack_pack import KINDS, make_pack
+from facepurify.files import check_folder
+from facepurify.train.attack_pack import KINDS, check_parts, write_pack
 from facepurify.train.basis import Basis, fit_basis, frequency_energy
-from facepurify.train.basis_study import study_basis
+from facepurify.train.basis_study import check_study, study_basis
 from facepurify.train.commands.options import (
     Commands,
     add_faces,
@@ -44,6 +45,7 @@ def add_commands(commands: Commands) -> None:
         help="of attack, such as pgd=0.5; repeat (default: "
         + ", ".join(f"{name}={share}" for name, share in KINDS.items()) + ")",
     )  # fmt: skip
+    sub.add_argument("--resume", action="store_true", help="go on where it was stopped")
     sub.add_argument("-o", "--out", default="attacks.npz")
 
 
@@ -53,7 +55,10 @@ def _realign(options: argparse.Namespace) -> None:
 
 
 def _eigenfaces(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     faces = load_faces(options.data, options.cache)
+    if options.study:
+        check_study(options.luma, faces)
     print(
         f"{len(faces)} faces, {len(faces.validation)} of them held out; left out: {faces.skipped}"
     )
@@ -73,10 +78,14 @@ def _eigenfaces(options: argparse.Namespace) -> None:
 
 
 def _attacks(options: argparse.Namespace) -> None:
+    check_folder(options.out)
+    if not options.resume:
+        check_parts(options.out)
     faces = load_faces(options.data, options.cache)
     kinds = dict(options.kind) if options.kind else KINDS
-    pack = make_pack(faces, load_guides(options), options.count, kinds=kinds, seed=options.seed)
-    pack.save(options.out)
+    write_pack(
+        options.out, faces, load_guides(options), options.count, kinds=kinds, seed=options.seed
+    )
     print(f"wrote {options.out}")
 
 

@@ -1,0 +1,85 @@
+"""Making a pack of attacks: what is refused, who impersonates whom, and how it goes on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from facepurify.bench.cache import Cache
+from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import DataError, OptionError
+from facepurify.train import attack_pack
+from facepurify.train.__main__ import main
+from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.faces import FaceSet
+
+
+def test_a_pack_needs_faces_and_guides_that_names_tell_apart(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer
+) -> None:
+    with pytest.raises(DataError, match=r"from 1 to \d+ training faces to attack, got 1 and 0"):
+        make_pack(faces, [guide], 0)
+    another = copy.copy(shipped)
+    another.name = guide.name
+    with pytest.raises(OptionError, match="got two called guide: rename a file"):
+        make_pack(faces, [guide, another], 4)
+
+
+def test_nobody_impersonates_himself(
+    faces: FaceSet, guide: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: list[bool] = []
+
+    def attack(embed, images, anchor, goal, eps, *, generator):
+        if goal == "impersonation":
+            own.append(torch.allclose(embed(images), anchor, atol=1e-3))
+        return images
+
+    monkeypatch.setattr(attack_pack, "_with_steps", lambda family, steps: attack)
+    for seed in range(8):
+        make_pack(faces, [guide], 2, seed=seed, batch=1)
+    assert own == [False] * 8
+
+
+def test_attacks_go_on_where_they_were_stopped(
+    folders: list[Path], faces: FaceSet, guide: Recognizer, guide_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    command = ["attacks", "--data", *map(str, folders), "--cache", "cache", "--count", "40"]
+    assert main([*command, "--guide", "none.onnx", "-o", "nowhere/attacks.npz"]) == 1
+    assert "expected a folder to write attacks.npz into" in capsys.readouterr().err
+    command += ["--guide", str(guide_file)]
+    begun = 0
+    with_steps = attack_pack._with_steps
+
+    def stopped(family: str, steps: int):
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            raise KeyboardInterrupt
+        return with_steps(family, steps)
+
+    monkeypatch.setattr(attack_pack, "_with_steps", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert main([*command, "--data", "none"]) == 1  # before anything is read
+    assert "a part of a pack already: continue it with --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert begun == 3  # the first of two batches was kept
+    whole = make_pack(faces, [guide], 40)
+    assert np.array_equal(AttackPack.load("attacks.npz").attacked, whole.attacked)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attacks.npz", "cache"]
+
+
+def test_batches_of_another_pack_are_not_taken(
+    faces: FaceSet, guide: Recognizer, tmp_path: Path
+) -> None:
+    kept = Cache(tmp_path)
+    make_pack(faces, [guide], 4, kept=kept)
+    other = make_pack(faces, [guide], 4, seed=1, kept=kept)
+    assert np.array_equal(other.attacked, make_pack(faces, [guide], 4, seed=1).attacked)
