@@ -24,7 +24,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
-from facepurify.train.quantise import halve, name_threshold
+from facepurify.train.quantise import halve, halve_all, name_threshold
 from facepurify.train.uddn import UddnNet
 
 __all__ = [
@@ -113,7 +113,11 @@ class Scored(nn.Module):
 
 
 def export_purifier(
-    net: PinNet | UddnNet, path: str | Path, critic: AffinityCritic | None = None
+    net: PinNet | UddnNet,
+    path: str | Path,
+    critic: AffinityCritic | None = None,
+    *,
+    half: bool = False,
 ) -> float:
     """Writes ``net`` as it ships (``Masked``, ``Searchable`` or ``Scored``) and compares both.
 
@@ -121,6 +125,7 @@ def export_purifier(
         net: the purifier.
         path: of the ONNX file.
         critic: of an AIS, to search with.
+        half: keep the weights in half precision, which counts as a difference.
 
     Returns:
         The largest difference between torch and ONNX Runtime over purified, probability and
@@ -133,11 +138,14 @@ def export_purifier(
     net = net.to(memory_format=torch.contiguous_format)
     image = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     if isinstance(net, AisNet):
-        return _export_masked(Searchable(net).eval(), image, path, _search_constants(net, critic))
+        constants = _search_constants(net, critic)
+        return _export_masked(Searchable(net).eval(), image, path, constants, half=half)
     if isinstance(net, PinNet | ImmuneNet):
-        return _export_masked(Masked(net).eval(), image, path, {})
+        return _export_masked(Masked(net).eval(), image, path, {}, half=half)
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
+    if half:
+        halve_all(model)
     session = _session(data := _checked(model))
     difference = _difference(scored, {"image": image}, session)
     write_checked(data, path, difference, PARITY)
@@ -145,7 +153,7 @@ def export_purifier(
 
 
 def _export_masked(
-    masked: Masked, image: Tensor, path: str | Path, constants: dict[str, Tensor]
+    masked: Masked, image: Tensor, path: str | Path, constants: dict[str, Tensor], *, half: bool
 ) -> float:
     mode = torch.zeros(1, dtype=torch.int64)
     uniform = torch.full((1, masked.net.space.count), 0.5)
@@ -157,6 +165,8 @@ def _export_masked(
     for name, value in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
     halve(model, _is_large_matrix)
+    if half:
+        halve_all(model)
     # As `Purifier` runs it without a mask: what can be searched keeps p above 1/2, the uniform's.
     default = MASKS.index("sampled" if isinstance(masked, Searchable) else "expected")
     _set_default(model, "mask_mode", np.array([default]))
@@ -292,7 +302,10 @@ def calibrate(path: str | Path, faces: FaceSet) -> float:
 
     Raises:
         ModelContractError: the file gives no score.
+        DataError: no face is held out.
     """
+    faces.check_held_out()
+    path = Path(path)  # as a string it might be a shipped model's name
     purifier = Purifier(path, threads=torch.get_num_threads())
     generator, scores = torch.Generator().manual_seed(0), []
     for images in faces.batches(faces.validation):

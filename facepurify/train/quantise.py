@@ -21,7 +21,7 @@ from facepurify.onnxfile import SCORE_THRESHOLD, read_contract
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.weights import read_model
 
-__all__ = ["WEIGHTS", "halve", "name_threshold", "quantise", "widened"]
+__all__ = ["WEIGHTS", "halve", "halve_all", "name_threshold", "quantise", "widened"]
 
 WEIGHTS = ("float16", "int8")
 """``float16`` stores weights in half precision and computes as before; ``int8`` also stores and
@@ -56,15 +56,7 @@ def quantise(
         if faces is None:
             raise DataError("expected faces to set the ranges of int8 by; give --data")
         graph = _computed_in_int8(graph, faces)
-    defaults = {given.name for given in graph.graph.input}
-    halve(
-        graph,
-        lambda tensor: (
-            tensor.name not in defaults
-            and len(tensor.dims) >= 2
-            and math.prod(tensor.dims) >= SMALLEST
-        ),
-    )
+    halve_all(graph)
     threshold = (file.entry or file.contract).score_threshold
     if threshold is not None:
         name_threshold(graph, threshold)
@@ -112,6 +104,19 @@ def halve(model: onnx.ModelProto, chosen: Callable[[onnx.TensorProto], bool]) ->
     nodes += list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def halve_all(model: onnx.ModelProto) -> None:
+    """Stores every weight in half precision that is worth it; in place."""
+    defaults = {given.name for given in model.graph.input}
+    halve(
+        model,
+        lambda tensor: (
+            tensor.name not in defaults
+            and len(tensor.dims) >= 2
+            and math.prod(tensor.dims) >= SMALLEST
+        ),
+    )
 
 
 def _computed_in_int8(model: onnx.ModelProto, faces: FaceSet) -> onnx.ModelProto:

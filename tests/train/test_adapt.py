@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,18 @@ from torch import nn
 
 from facepurify import Purifier
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import ModelContractError, OptionError, OutputError, OutputExistsError
+from facepurify.errors import (
+    DataError,
+    ModelContractError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+)
+from facepurify.train import adapt as adapt_module
 from facepurify.train.__main__ import main
 from facepurify.train.adapt import AdaptRecipe, adapt
-from facepurify.train.export import export_purifier
+from facepurify.train.attack_pack import AttackPack
+from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.quantise import quantise
 from facepurify.train.recover import recover_uddn
@@ -34,6 +45,13 @@ def trained(size: str = "light") -> UddnNet:
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
     nn.init.normal_(net.unet.noise.weight, std=0.02)
     return net
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "net.onnx"
+    export_purifier(trained(), path)
+    return path
 
 
 @pytest.mark.parametrize("size", ["light", "published"])
@@ -106,6 +124,59 @@ def test_the_command_adapts_and_measures(
     assert "expected a folder to write mine.onnx into" in capsys.readouterr().err
     with pytest.raises(OutputError):
         adapt(guide, faces, "none.onnx", AdaptRecipe(), "runs/b", "nowhere/mine.onnx")
+
+
+def test_what_was_written_is_judged_whatever_its_name(
+    exported: Path, guide: Recognizer, faces: FaceSet, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    judged: list[str] = []
+
+    def on_arrays(purifier: Purifier):
+        judged.append(purifier.info.sha256)
+        return lambda images: images
+
+    monkeypatch.setattr(adapt_module, "on_arrays", on_arrays)
+    monkeypatch.setattr(adapt_module, "_seconds_a_step", lambda *_: 1.0)
+    monkeypatch.setattr(adapt_module, "fit_uddn", lambda *_, **__: None)
+    recipe = AdaptRecipe(minutes=0.01, batch=2, pairs=4, attacked=2)
+    adapt(guide, faces, str(exported), recipe, "run", "uddn")
+    files = exported, Path("uddn")
+    assert judged == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    shutil.copy("uddn", "other.onnx")
+    assert calibrate("uddn", faces) == calibrate("other.onnx", faces)
+
+
+def test_only_steps_count_as_steps(
+    exported: Path, pack: AttackPack, guide: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def fit_uddn(net, pack, guides, recipe, folder):
+        nonlocal now
+        optimiser = torch.optim.SGD(net.parameters())
+        now += 90  # to get ready
+        for _ in range(recipe.steps):
+            now += 4 if recipe.fresh else 2
+            optimiser.step()
+        now += 30  # the checkpoint and the curve
+
+    monkeypatch.setattr(adapt_module, "fit_uddn", fit_uddn)
+    monkeypatch.setattr(adapt_module.time, "monotonic", lambda: now)
+    settings = AdaptRecipe(fresh=0.25).settings()
+    assert adapt_module._seconds_a_step(exported.read_bytes(), pack, guide, settings) == 2.5
+
+
+def test_a_few_steps_are_timed(exported: Path, pack: AttackPack, guide: Recognizer) -> None:
+    settings = AdaptRecipe(batch=2).settings()
+    assert 0 < adapt_module._seconds_a_step(exported.read_bytes(), pack, guide, settings) < 60
+
+
+def test_nothing_is_calibrated_without_held_out_faces(faces: FaceSet, tmp_path: Path) -> None:
+    nobody = replace(faces, held_out=np.zeros(len(faces), bool))
+    with pytest.raises(DataError, match="some are held out"):
+        calibrate(tmp_path / "none.onnx", nobody)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from facepurify import Purifier
 from facepurify.bench.conversion import to_torch
 from facepurify.errors import DataError, OptionError
 from facepurify.train.__main__ import main
+from facepurify.train.export import export_purifier
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.quantise import quantise, widened
+from facepurify.train.uddn import UddnNet
 from facepurify.weights import read_model
 
 
@@ -43,6 +45,21 @@ def test_half_precision(name: str, faces: FaceSet, tmp_path: Path) -> None:
     assert large
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
     assert path.stat().st_size < read_model(name).path.stat().st_size
+
+
+def test_an_export_is_measured_as_it_is_stored(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = UddnNet().eval()
+    torch.nn.init.normal_(net.unet.noise.weight, std=0.02)
+    whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    before, after = export_purifier(net, whole), export_purifier(net, half, half=True)
+    x = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        purified = net.purify(x).numpy()
+    difference = np.abs(Purifier(half, threads=1).purify_canonical(x.numpy()).images - purified)
+    assert after >= float(difference.max()) > 10 * before
+    quantise(whole, "float16", tmp_path / "again.onnx")
+    assert half.stat().st_size == (tmp_path / "again.onnx").stat().st_size
 
 
 def test_half_precision_has_gradients(faces: FaceSet, tmp_path: Path) -> None:

@@ -85,10 +85,9 @@ def _export(options: argparse.Namespace) -> None:
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
         load_run(critic := AffinityCritic.of(net), trained)
     out = Path(options.out or f"{method.lower()}.onnx")
-    difference = export_purifier(net, out, critic)
-    if options.half:
-        quantise(str(out), "float16", out)
     faces = load_faces(options.data, options.cache)
+    faces.check_held_out()  # the score is calibrated on them
+    difference = export_purifier(net, out, critic, half=options.half)
     threshold = calibrate(out, faces)
     if origin:
         publish_purifier(
