@@ -81,7 +81,7 @@ class Manifest:
     """The shipped models.
 
     Attributes:
-        default: Name of the recommended model.
+        default: Name of the recommended model; empty where there is no model.
         models: The purifiers by name.
         recognizers: The recognizers to measure with, by name.
     """
@@ -139,7 +139,7 @@ def read_manifest(folder: Path | None = None) -> Manifest:
             name: ShippedEntry(**_shipped(name, fields, folder))
             for name, fields in data.get("recognizers", {}).items()
         }
-        if data["default"] not in models:
+        if data["default"] not in (models or {""}):  # none where there are recognizers only
             raise ValueError(f"expected the default among the models, got {data['default']!r}")
     except (
         ValueError,

@@ -93,8 +93,10 @@ def _publish(file: Path, folder: Path, section: str, name: str, entry: dict[str,
     if path.exists():
         manifest = json.loads(path.read_text("utf-8"))
     else:
-        manifest = {"schema": 1, "default": name, "models": {}, "recognizers": {}}
+        manifest = {"schema": 1, "default": "", "models": {}, "recognizers": {}}
     manifest[section][name] = entry
+    if section == "models" and manifest["default"] not in manifest["models"]:
+        manifest["default"] = name
     with atomic_path(folder / entry["file"]) as temporary:
         temporary.write_bytes(file.read_bytes())
     with atomic_path(path) as temporary:
