@@ -19,6 +19,7 @@ from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
 from facepurify.bench.defences import get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.run import check_names
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.purifier import Purifier
@@ -35,6 +36,7 @@ __all__ = [
     "after",
     "choose",
     "held_out_trial",
+    "load_purifiers",
     "on_arrays",
     "on_tensors",
 ]
@@ -154,7 +156,7 @@ def held_out_trial(
 def choose(
     trials: Sequence[Trial],
     basis: Basis | None,
-    models: Sequence[str],
+    purifiers: Sequence[Purifier],
     folder: str | Path,
     *,
     delivered: str = "none",
@@ -164,7 +166,7 @@ def choose(
     Args:
         trials: of one or more recognizers.
         basis: of the fixed projections; None for none.
-        models: what ``Purifier`` takes.
+        purifiers: of different names, as ``load_purifiers`` sees to it.
         folder: for ``choice.json`` and ``choice.png``.
         delivered: what happens to every probe, attacked or not, before a purifier gets it: a
             baseline of the benchmark such as "jpeg90", since most faces arrive as JPEG files.
@@ -179,9 +181,7 @@ def choose(
     if basis is not None:
         for luma, chroma in FIXED:
             candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
-    for model in models:
-        purifier = Purifier(model, threads=torch.get_num_threads())
-        candidates[purifier.info.name] = on_arrays(purifier)
+    candidates |= {purifier.info.name: on_arrays(purifier) for purifier in purifiers}
     results = {
         name: {trial.recognizer.name: trial.judge(after(arrive, purify)) for trial in trials}
         for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
@@ -190,6 +190,21 @@ def choose(
         temporary.write_text(json.dumps(results, indent=1))
     with atomic_path(folder / "choice.png") as temporary:
         _draw(results, temporary)
+
+
+def load_purifiers(models: Sequence[str]) -> list[Purifier]:
+    """What ``choose`` judges.
+
+    Args:
+        models: what ``Purifier`` takes.
+
+    Raises:
+        OptionError: two have the same name, or one that of the row without a purifier.
+        ModelError: there is no such model.
+    """
+    purifiers = [Purifier(model, threads=torch.get_num_threads()) for model in models]
+    check_names("purifiers", [get_defence("none"), *(each.info for each in purifiers)])
+    return purifiers
 
 
 def after(arrive: Purify, purify: Purify) -> Purify:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from facepurify.bench.recognizers import Recognizer
+from facepurify.bench.run import check_names
 from facepurify.train.basis import Basis
 from facepurify.train.choose import Trial, held_out_trial
 from facepurify.train.corruption import DrawNoise
@@ -173,13 +174,19 @@ def add_pairs(sub: argparse.ArgumentParser, pairs: int, attacked: int = 200) -> 
 
 
 def trials_of(options: argparse.Namespace) -> list[Trial]:
-    """Held-out pairs of ``add_faces``, for each guide."""
+    """Held-out pairs of ``add_faces``, for each guide.
+
+    Raises:
+        OptionError: two guides have the same name.
+    """
+    guides = load_guides(options)
+    check_names("guides", guides)
     faces = load_faces(options.data, options.cache)
     return [
         held_out_trial(
             faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed
         )
-        for guide in load_guides(options)
+        for guide in guides
     ]
 
 

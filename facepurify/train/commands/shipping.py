@@ -9,7 +9,7 @@ from facepurify.errors import OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
-from facepurify.train.choose import choose
+from facepurify.train.choose import choose, load_purifiers
 from facepurify.train.commands.options import (
     Commands,
     add_faces,
@@ -121,4 +121,5 @@ def _project(options: argparse.Namespace) -> None:
 
 def _choose(options: argparse.Namespace) -> None:
     basis = Basis.load(options.eigenfaces) if options.eigenfaces else None
-    choose(trials_of(options), basis, options.model, options.out, delivered=options.delivered)
+    purifiers = load_purifiers(options.model)  # before the attacks, which take minutes
+    choose(trials_of(options), basis, purifiers, options.out, delivered=options.delivered)
