@@ -24,7 +24,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.summary import aligned_table, percent
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.attack_pack import AttackPack, write_pack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Trial, on_tensors
 from facepurify.train.corruption import DrawNoise
@@ -113,6 +113,7 @@ def ablate(
     size: str = "light",
     space: Basis | None = None,
     draw_noise: DrawNoise | None = None,
+    sources: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Trains and judges each arm; ``ablation.json``, ``.md`` and ``.png`` follow each.
@@ -131,6 +132,7 @@ def ablate(
         space: eigenfaces of the arms with PIN. A selector that was trained before is not taken
             over: the judge may have guided it.
         draw_noise: GNR's, as ``fit_uddn`` takes it.
+        sources: checksums of what ``space`` and ``draw_noise`` were made of.
         seed: of everything random.
 
     Returns:
@@ -148,6 +150,9 @@ def ablate(
     settings = {
         "guides": [guide.name for guide in guides],
         "judge": trial.recognizer.name,
+        "judge sha256": trial.recognizer.sha256,
+        "data": faces.digest,
+        "sources": dict(sources or {}),
         "threshold": trial.threshold,
         "pairs": len(trial.genuine[0]),
         "attacked": min(len(probes) for probes, _ in trial.attacked.values()),
@@ -244,7 +249,7 @@ def _pack(
     path: Path, faces: FaceSet, guides: Sequence[Recognizer], count: int, seed: int
 ) -> AttackPack:
     if not path.exists():
-        make_pack(faces, guides, count, seed=seed).save(path)
+        write_pack(path, faces, guides, count, seed=seed)
     pack = AttackPack.load(path)
     for guide in guides:  # those that only attack, too
         pack.index(guide)

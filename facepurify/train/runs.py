@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TypeVar
@@ -11,13 +12,14 @@ from facepurify.files import atomic_path
 from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.immune import ImmuneNet
-from facepurify.train.loop import load_run
+from facepurify.train.loop import CHECKPOINT, load_run
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.uddn import SIZES, UddnNet
 from facepurify.weights import read_model
 
 __all__ = [
+    "checksum_of",
     "describe_immune",
     "describe_run",
     "load_pin",
@@ -56,11 +58,14 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
 def describe_immune(folder: str | Path, net: ImmuneNet) -> None:
     """Notes what a run of the immune network trains, its eigenfaces included.
 
+    Those of a run that has begun stay as they are: its checkpoint goes on with them.
+
     Raises:
         DataError: the folder holds a run of another network.
     """
     describe_run(folder, "immune", size=net.size, selector=net.pin.kind)
-    net.space.basis().save(Path(folder) / EIGENFACES)
+    if not (Path(folder) / CHECKPOINT).exists():
+        net.space.basis().save(Path(folder) / EIGENFACES)
 
 
 def open_run(folder: str | Path) -> PinNet | UddnNet:
@@ -93,6 +98,21 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
         ) from error
     load_run(net, folder)
     return net
+
+
+def checksum_of(source: str) -> str:
+    """SHA-256 of a run's checkpoint, or of the file of a shipped model's name or an ONNX file.
+
+    Raises:
+        DataError: the folder holds no run.
+        ModelError: there is no such model.
+    """
+    if not Path(source).is_dir():
+        return read_model(source).sha256
+    try:
+        return hashlib.sha256((Path(source) / CHECKPOINT).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"expected a run with a checkpoint in {source}, got {error}") from error
 
 
 def load_uddn(source: str) -> UddnNet:

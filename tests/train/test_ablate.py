@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -24,6 +27,7 @@ from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
+from facepurify.train.runs import checksum_of
 from facepurify.train.uddn import UddnNet
 from tests.bench.conftest import recognizer_model as other_model
 
@@ -111,6 +115,16 @@ def test_finished_arms_are_kept(
         ablate([other], TINY, faces, guides, trial, tmp_path, count=4)
     with pytest.raises(DataError, match="expected a study of"):
         ablate(arms, TINY, faces, guides, trial, tmp_path, count=5)
+    elsewhere = dataclasses.replace(faces, digest="others")
+    with pytest.raises(DataError, match="expected a study of"):
+        ablate(arms, TINY, elsewhere, guides, trial, tmp_path, count=4)
+    retrained = copy.copy(trial.recognizer)
+    retrained.sha256 = "others"
+    judge = dataclasses.replace(trial, recognizer=retrained)
+    with pytest.raises(DataError, match="expected a study of"):
+        ablate(arms, TINY, faces, guides, judge, tmp_path, count=4)
+    with pytest.raises(DataError, match="expected a study of"):
+        ablate(arms, TINY, faces, guides, trial, tmp_path, count=4, sources={"gnr": "others"})
 
 
 def test_attacks_on_another_guide_of_the_same_name(
@@ -173,5 +187,13 @@ def test_the_command(
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
     assert rows[2:] == ["none", "base", "PIN after", "PIN before"]
+    settings = json.loads(Path("ablation/ablation.json").read_text())["settings"]
+    pin = hashlib.sha256(Path("pin.onnx").read_bytes()).hexdigest()
+    assert settings["sources"] == {"pin": pin}
+    shutil.copytree("ablation/arms/base", "gnr")
+    checkpoint = hashlib.sha256(Path("gnr/checkpoint.pt").read_bytes()).hexdigest()
+    assert checksum_of("gnr") == checkpoint
+    with pytest.raises(DataError, match="expected a run with a checkpoint in"):
+        checksum_of("cache")
     assert main(["ablate", *command[1:], "--judge", str(guide_file)]) == 1
     assert "guides no arm" in capsys.readouterr().err

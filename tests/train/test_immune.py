@@ -224,6 +224,7 @@ def test_commands_to_a_purifier(
         ["export", *data, "--run", "from_files"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
         ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "alone.onnx"],
+        ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "pin"],
     ):  # fmt: skip
         assert main(arguments) == 0, arguments
     first, more = open_run("runs/immune"), open_run("more")
@@ -234,6 +235,7 @@ def test_commands_to_a_purifier(
     assert "fixed: " in capsys.readouterr().out
     assert {"purified", "probability", "score"} == set(Purifier("immune.onnx").info.outputs)
     assert set(Purifier("alone.onnx").info.outputs) == {"purified", "score"}
+    assert Path("pin").read_bytes() == Path("alone.onnx").read_bytes()
     assert 2 * Path("alone.onnx").stat().st_size < 1.02 * Path("uddn.onnx").stat().st_size
     assert main(["export", *data, "--run", "runs/uddn", "--denoiser"]) == 1
     assert "expected a run of immune" in capsys.readouterr().err
@@ -244,6 +246,25 @@ def test_commands_to_a_purifier(
     assert isinstance(recover_uddn(Path("adapted.onnx").read_bytes()), ImmuneNet)
     assert main(["immune", *guides, *small, *onnx_files, "--run", "other"]) == 1
     assert "expected --settled" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_eigenfaces(
+    immune: ImmuneNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    describe_immune("run", immune)
+    torch.save({"parts": {"net": immune.state_dict()}}, "run/checkpoint.pt")
+    before = Path("run/eigenfaces.npz").read_bytes()
+    assert main(["immune", "--guide", "none.onnx", "--run", "run", "--pin", "other"]) == 1
+    assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
+    with torch.no_grad():
+        immune.space.luma.mean += 1
+    describe_immune("run", immune)  # as --resume does
+    assert Path("run/eigenfaces.npz").read_bytes() == before
+    Path("run/checkpoint.pt").unlink()
+    describe_immune("run", immune)
+    assert Path("run/eigenfaces.npz").read_bytes() != before
 
 
 def test_runs_are_told_apart(immune: ImmuneNet, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from facepurify.files import check_folder
 from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
 from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
 from facepurify.train.adapt import AdaptRecipe, adapt
-from facepurify.train.attack_pack import AttackPack
+from facepurify.train.attack_pack import AttackPack, check_guides
 from facepurify.train.autoencoder import Autoencoder, AutoencoderRecipe, fit_autoencoder
 from facepurify.train.choose import held_out_trial
 from facepurify.train.commands.options import (
@@ -35,7 +35,7 @@ from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.loop import check_free
-from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn
+from facepurify.train.runs import checksum_of, describe_immune, describe_run, load_pin, load_uddn
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["add_commands"]
@@ -110,6 +110,8 @@ def _uddn(options: argparse.Namespace) -> None:
 
 
 def _immune(options: argparse.Namespace) -> None:
+    if not options.resume:
+        check_free(options.run, "continue it with --resume, or name another folder")
     recipe = filled(UddnRecipe, options)
     new = options.uddn in SIZES
     if not (new or recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
@@ -144,6 +146,11 @@ def _autoencoder(options: argparse.Namespace) -> None:
 
 def _ablate(options: argparse.Namespace) -> None:
     arms, guides = arms_named(options.arm), load_guides(options)
+    sources = {
+        name: checksum_of(source)
+        for name, source in (("gnr", options.gnr), ("pin", options.pin))
+        if source
+    }
     faces = load_faces(options.data, options.cache)
     trial = held_out_trial(
         faces, Recognizer.from_onnx(options.judge), attacks=JUDGED_ATTACKS,
@@ -151,7 +158,8 @@ def _ablate(options: argparse.Namespace) -> None:
     )  # fmt: skip
     study = ablate(
         arms, filled(UddnRecipe, options), faces, guides, trial, options.out,
-        count=options.count, size=options.size, draw_noise=noise_of(options), seed=options.seed,
+        count=options.count, size=options.size, draw_noise=noise_of(options),
+        sources=sources, seed=options.seed,
         space=load_pin(options.pin).space.basis() if options.pin else None,
     )  # fmt: skip
     print(render_ablation(study))
@@ -172,10 +180,12 @@ def _adapt(options: argparse.Namespace) -> None:
 
 def _gnr(options: argparse.Namespace) -> None:
     net, pack = Gnr(options.size), AttackPack.load(options.attacks)
+    guides = load_guides(options)
+    check_guides(guides)  # the study's, after the training
     fit_gnr(
         net, pack, filled(GnrRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
-    for name, row in study_gnr(net, pack, load_guides(options), options.run).items():
+    for name, row in study_gnr(net, pack, guides, options.run).items():
         shift = ", ".join(f"{value:.4f} {guide}" for guide, value in row["shift"].items())
         print(f"{name}: spectral distance {row['spectral distance']:.3f}, 1 - cos {shift}")
