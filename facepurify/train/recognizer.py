@@ -102,10 +102,7 @@ def distill(
             f"expected a teacher with embeddings of {net.dim}, got {teacher.dim}: "
             f"build the network with dim={teacher.dim}"
         )
-    if not len(faces.validation):
-        raise DataError(
-            f"expected faces of which some are held out, got {len(faces)} without one: give more"
-        )
+    faces.check_held_out()
     training = faces.training
     targets = torch.from_numpy(teach(teacher, faces, cache))
     labels = torch.from_numpy(faces.labels())
