@@ -48,7 +48,7 @@ def test_a_row_tells_clean_cost_and_every_attacker():
 def test_the_foot_says_how_attacks_were_stored():
     assert "arrive through jpeg75." in render_table([sample_results()])
     unstored = replace(sample_results(), settings={"stored as": "-"})
-    assert "arrive through\nnothing else: none was measured." in render_table([unstored])
+    assert "arrive through nothing else: none was measured." in render_table([unstored])
 
 
 @pytest.fixture
