@@ -119,6 +119,7 @@ class Steps:
             *(f"bench/attacks/{name}.py" for name in ("dim", "tim")),  # baselines use them
         )
         self._judging = source_digest(*defending, "bench/recognizers.py")
+        self._comparing = source_digest("bench/metrics.py")
         self._met: set[str] = set()
         self._adapting = source_digest(*defending, "bench/adaptive.py")
         self._attacking = source_digest(
@@ -309,8 +310,7 @@ class Steps:
             return {"psnr": np.array(np.nan if psnr is None else psnr), "ssim": np.array(ssim)}
 
         about = {"step": "quality", "defence": defence.key(), "seed": self._seed}
-        key = digest(images, about, self._judging, source_digest("bench/metrics.py"))
-        kept = self._kept(key, make, 0)
+        kept = self._kept(digest(images, about, self._judging, self._comparing), make, 0)
         psnr = float(kept["psnr"])
         return (None if np.isnan(psnr) else psnr), float(kept["ssim"])
 
