@@ -72,18 +72,19 @@ def checkpoint_in(folder: str | Path) -> Iterator[Any]:
         ) from error
 
 
-def check_free(folder: str | Path, advice: str = "name another folder") -> None:
+def check_free(folder: str | Path, *, resumes: bool = False) -> None:
     """Sees to it that a new run can begin there.
 
     Args:
         folder: of the run; it need not be there.
-        advice: what else to do, as the command allows.
+        resumes: whether the command could also go on with a run, which is then advised.
 
     Raises:
         OutputExistsError: the folder holds a run.
     """
     if (Path(folder) / CHECKPOINT).exists():
-        raise OutputExistsError(f"{folder} holds a run already: {advice}")
+        advice = "continue it with --resume, or " if resumes else ""
+        raise OutputExistsError(f"{folder} holds a run already: {advice}name another folder")
 
 
 class Loop:
@@ -133,7 +134,7 @@ class Loop:
         self._step = 0
         self._rows: list[dict[str, float]] = []
         if not resume:
-            check_free(folder, "continue it with --resume, or name another folder")
+            check_free(folder, resumes=True)
         elif self._checkpoint.exists():
             self._load()
 

@@ -111,7 +111,7 @@ def _uddn(options: argparse.Namespace) -> None:
 
 def _immune(options: argparse.Namespace) -> None:
     if not options.resume:
-        check_free(options.run, "continue it with --resume, or name another folder")
+        check_free(options.run, resumes=True)
     recipe = filled(UddnRecipe, options)
     new = options.uddn in SIZES
     if not (new or recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
