@@ -34,7 +34,7 @@ from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["ARMS", "ATTACKS", "Arm", "ablate", "arms_named", "render_ablation"]
+__all__ = ["ARMS", "ATTACKS", "NETS", "Arm", "ablate", "arms_named", "render_ablation"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), MIM(steps=10), PGD(steps=10))
 
@@ -48,27 +48,33 @@ class Arm:
         changes: fields of the recipe that differ from the run's.
         guides: how many of the run's, from the first; 0 for all.
         attacks_on_all: on all of the run's guides, though only some guide it.
+        every: trained on each so-manieth of the attacked faces.
         stage: where PIN's projection stands, with a selector trained from scratch too: "" for
-            nowhere, "output" or "input".
+            nowhere, "output" or "input"; none for where the study's network has it.
     """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     guides: int = 0
     attacks_on_all: bool = False
-    stage: str = ""
+    every: int = 1
+    stage: str | None = None
 
     def recipe(self, base: UddnRecipe) -> UddnRecipe:
         """How it is trained."""
         return replace(base, **self.changes)
 
 
+NETS = {"uddn": "", "immune": "output"}  # where PIN stands
 FRESH = 0.5
 ARMS = (
     Arm("base"),
     Arm("one guide", guides=1),
     Arm("two guides", guides=2),
+    Arm("four guides", guides=4),
     Arm("one guide, attacks on all", guides=1, attacks_on_all=True),
+    Arm("a quarter of the faces", every=4),
+    Arm("a sixteenth of the faces", every=16),
     Arm("fresh attacks", {"fresh": FRESH}),
     Arm("re-drawn last layers", {"fresh": FRESH, "redraw": 0.5}),
     Arm("no band noise", {"band": 0.0}),
@@ -110,6 +116,7 @@ def ablate(
     folder: str | Path,
     *,
     count: int,
+    net: str = "uddn",
     size: str = "light",
     space: Basis | None = None,
     draw_noise: DrawNoise | None = None,
@@ -128,6 +135,7 @@ def ablate(
         trial: the judge, and its attacked held-out faces.
         folder: of the study.
         count: faces to attack for each set of guides.
+        net: what an arm trains that does not say: "uddn", or "immune", with PIN behind it.
         size: of the denoiser.
         space: eigenfaces of the arms with PIN. A selector that was trained before is not taken
             over: the judge may have guided it.
@@ -140,11 +148,12 @@ def ablate(
         its seconds of training, and genuine rejected and attack success as fractions.
 
     Raises:
-        OptionError: the judge guides an arm, an arm lacks what it needs, or the folder holds the
-            attacks on another guide of the same name.
+        OptionError: the judge guides an arm, an arm lacks what it needs or is the base once more,
+            there is no such network, or the folder holds the attacks on another guide of the same
+            name.
         DataError: the folder holds a study of other settings.
     """
-    _check(arms, guides, trial, space, draw_noise)
+    _check(arms, guides, trial, net, space, draw_noise)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -158,6 +167,7 @@ def ablate(
         "attacked": min(len(probes) for probes, _ in trial.attacked.values()),
         "eps": EPS,
         "faces": count,
+        "net": net,
         "size": size,
         "seed": seed,
         "base": asdict(base),
@@ -170,8 +180,10 @@ def ablate(
     for arm in arms:
         chosen = guides[: arm.guides or len(guides)]
         makers = guides if arm.attacks_on_all else chosen
+        stage = NETS[net] if arm.stage is None else arm.stage
         changed = {
-            **arm.changes, "guides": len(chosen), "attacks on": len(makers), "stage": arm.stage
+            **arm.changes, "guides": len(chosen), "attacks on": len(makers), "every": arm.every,
+            "stage": stage,
         }  # fmt: skip
         if arm.name in rows:
             if rows[arm.name]["changes"] != changed:
@@ -181,17 +193,19 @@ def ablate(
                 )
             continue
         torch.manual_seed(seed)  # the same first weights for every arm
-        net = _net(arm, size, space)
+        trained = _net(stage, size, space)
         pack = _pack(folder / f"attacks{len(makers)}.npz", faces, makers, count, seed)
         recipe = arm.recipe(base)
         start = time.monotonic()
         fit_uddn(
-            net, pack, chosen, recipe, folder / "arms" / arm.name.replace(" ", "-"),
+            trained, pack.every(arm.every), chosen, recipe,
+            folder / "arms" / arm.name.replace(" ", "-"),
             draw_noise=draw_noise if recipe.generated else None, seed=seed, resume=True,
         )  # fmt: skip
         seconds = time.monotonic() - start
         rows[arm.name] = {
-            "changes": changed, "seconds": seconds, "judged": trial.judge(on_tensors(net.purify))
+            "changes": changed, "seconds": seconds,
+            "judged": trial.judge(on_tensors(trained.purify)),
         }  # fmt: skip
         _write(study, folder)
     return study
@@ -201,9 +215,12 @@ def _check(
     arms: Sequence[Arm],
     guides: Sequence[Recognizer],
     trial: Trial,
+    net: str,
     space: Basis | None,
     draw_noise: DrawNoise | None,
 ) -> None:
+    if net not in NETS:
+        raise OptionError(f"expected a network of {', '.join(NETS)}, got {net!r}")
     if trial.recognizer.sha256 in {guide.sha256 for guide in guides}:
         raise OptionError(
             f"expected a judge that guides no arm, got {trial.recognizer.name}: leave it out"
@@ -211,7 +228,8 @@ def _check(
     for arm in arms:
         lacks = {
             f"more than {arm.guides} guides": arm.guides >= len(guides),
-            "a PIN (--pin)": bool(arm.stage) and space is None,
+            "a PIN (--pin)": bool(arm.stage or NETS[net]) and space is None,
+            "a base without PIN behind it": bool(NETS[net]) and arm.stage == NETS[net],
             "a GNR run (--gnr)": bool(arm.changes.get("generated")) and draw_noise is None,
         }
         if missing := [what for what, is_so in lacks.items() if is_so]:
@@ -238,10 +256,10 @@ def _begin(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return study
 
 
-def _net(arm: Arm, size: str, space: Basis | None) -> UddnNet:
+def _net(stage: str, size: str, space: Basis | None) -> UddnNet:
     net = UddnNet(size)
-    if arm.stage and space is not None:
-        return (ImmuneNet if arm.stage == "output" else _PinFirst)(net, PinNet(space))
+    if stage and space is not None:
+        return (ImmuneNet if stage == "output" else _PinFirst)(net, PinNet(space))
     return net
 
 
@@ -291,7 +309,8 @@ def render_ablation(study: Mapping[str, Any]) -> str:
         f"faces ({settings['pairs']} genuine pairs, {settings['attacked']} attacked of each kind), "
         f"judged by {settings['judge']}, which guided no arm, at FAR 1 % without a purifier. Each "
         f"arm: {settings['base']['steps']} steps of {settings['base']['batch']} on "
-        f"{settings['faces']} faces, from scratch. Guides: {', '.join(settings['guides'])}. "
+        f"{settings['faces']} faces unless it says so, {settings['net']} from scratch. "
+        f"Guides: {', '.join(settings['guides'])}. "
         "Minutes: of training, in the last session of each arm.\n"
     )
 

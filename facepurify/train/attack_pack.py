@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,14 @@ class AttackPack:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def every(self, step: int) -> AttackPack:
+        """Each so-manieth face, so that all attacks are among them; views, not copies."""
+        return replace(
+            self, clean=self.clean[::step], attacked=self.attacked[::step],
+            embeddings=tuple(each[:, ::step] for each in self.embeddings),
+            strength=self.strength[::step],
+        )  # fmt: skip
 
     def images(self, rows: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
         """Some faces, clean and attacked: [n, 3, 112, 112] in [0, 1] each."""

@@ -49,9 +49,9 @@ def trial(faces: FaceSet, judge_file: Path) -> Trial:
 
 def test_every_arm_is_a_recipe_and_changes_something() -> None:
     base = UddnRecipe()
-    assert (ARMS[0].recipe(base), ARMS[0].guides, ARMS[0].stage) == (base, 0, "")
+    assert dataclasses.replace(ARMS[0], name="") == Arm("")
     for arm in ARMS[1:]:
-        assert (arm.recipe(base), arm.guides, arm.stage) != (base, 0, ""), arm
+        assert arm.recipe(base) != base or dataclasses.replace(arm, name="", changes={}) != Arm("")
     assert len({arm.name for arm in ARMS}) == len(ARMS)
     assert [arm.name for arm in arms_named(["PIN after", "one guide"])] == [
         "base",
@@ -65,10 +65,7 @@ def test_every_arm_is_a_recipe_and_changes_something() -> None:
 
 def test_the_stage_stands_where_the_arm_says(basis: Basis) -> None:
     torch.manual_seed(0)
-    nets = {
-        stage: ablate_module._net(Arm(stage, stage=stage), "light", basis)
-        for stage in {arm.stage for arm in ARMS}
-    }
+    nets = {stage: ablate_module._net(stage, "light", basis) for stage in ("", "output", "input")}
     assert type(nets[""]) is UddnNet
     assert isinstance(nets["output"], ImmuneNet)
     first = nets["input"].eval()
@@ -85,11 +82,11 @@ def test_finished_arms_are_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trained: list[tuple[UddnRecipe, int, int]] = []
+    trained: list[tuple[UddnRecipe, int, int, int]] = []
     fit = ablate_module.fit_uddn
 
     def fit_uddn(net, pack, guides, recipe, folder, **more):
-        trained.append((recipe, len(guides), len(pack.guides)))
+        trained.append((recipe, len(guides), len(pack.guides), len(pack)))
         fit(net, pack, guides, recipe, folder, **more)
 
     monkeypatch.setattr(ablate_module, "fit_uddn", fit_uddn)
@@ -98,12 +95,13 @@ def test_finished_arms_are_kept(
         Arm("base"),
         Arm("one guide", guides=1),
         Arm("its loss only", guides=1, attacks_on_all=True),
+        Arm("half the faces", every=2),
     )
     first = ablate(arms[:1], TINY, faces, guides, trial, tmp_path, count=4)
     assert list(first["arms"]) == ["none", "base"]
     both = ablate(arms, TINY, faces, guides, trial, tmp_path, count=4)
     assert both["arms"]["base"] == first["arms"]["base"]
-    assert trained == [(TINY, 2, 2), (TINY, 1, 1), (TINY, 1, 2)]
+    assert trained == [(TINY, 2, 2, 4), (TINY, 1, 1, 4), (TINY, 1, 2, 4), (TINY, 2, 2, 2)]
     assert json.loads((tmp_path / "ablation.json").read_text()) == both
     assert (tmp_path / "ablation.md").read_text() == render_ablation(both)
     assert (tmp_path / "ablation.png").stat().st_size > 5000
@@ -138,8 +136,28 @@ def test_attacks_on_another_guide_of_the_same_name(
         ablate([arm], TINY, faces, [guide, new], trial, tmp_path, count=4)
 
 
+def test_arms_of_the_immune_network(
+    faces: FaceSet, guide: Recognizer, trial: Trial, basis: Basis, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trained: list[type] = []
+    fit = ablate_module.fit_uddn
+
+    def fit_uddn(net, *rest, **more):
+        trained.append(type(net))
+        fit(net, *rest, **more)
+
+    monkeypatch.setattr(ablate_module, "fit_uddn", fit_uddn)
+    arms = [Arm("base"), Arm("alone", stage=""), Arm("before", stage="input")]
+    study = ablate(arms, TINY, faces, [guide], trial, tmp_path, count=4, net="immune", space=basis)
+    assert trained == [ImmuneNet, UddnNet, ablate_module._PinFirst]
+    assert [row["changes"].get("stage") for row in study["arms"].values()] == [
+        None, "output", "", "input",
+    ]  # fmt: skip
+
+
 def test_arms_that_cannot_be(
-    faces: FaceSet, guide: Recognizer, trial: Trial, tmp_path: Path
+    faces: FaceSet, guide: Recognizer, trial: Trial, basis: Basis, tmp_path: Path
 ) -> None:
     for arm, what in (
         (Arm("one guide", guides=1), "more than 1 guides"),
@@ -148,6 +166,15 @@ def test_arms_that_cannot_be(
     ):
         with pytest.raises(OptionError, match=what):
             ablate([arm], TINY, faces, [guide], trial, tmp_path, count=4)
+    with pytest.raises(OptionError, match="a network of uddn, immune, got 'pin'"):
+        ablate([Arm("base")], TINY, faces, [guide], trial, tmp_path, count=4, net="pin")
+    with pytest.raises(OptionError, match=r"a PIN \(--pin\) for the arm 'base'"):
+        ablate([Arm("base")], TINY, faces, [guide], trial, tmp_path, count=4, net="immune")
+    with pytest.raises(OptionError, match="a base without PIN behind it"):
+        ablate(
+            [Arm("after", stage="output")], TINY, faces, [guide], trial, tmp_path, count=4,
+            net="immune", space=basis,
+        )  # fmt: skip
     with pytest.raises(OptionError, match="guides no arm"):
         ablate([Arm("base")], TINY, faces, [guide, trial.recognizer], trial, tmp_path, count=4)
 
@@ -156,7 +183,7 @@ def test_the_table_by_hand() -> None:
     judged = {"genuine rejected": 0.07, "fgsm dodging": 0.5, "fgsm impersonation": 0.25}
     settings = {
         "guides": ["a", "b"], "judge": "c", "pairs": 10, "attacked": 4, "eps": 8.0, "faces": 9,
-        "base": {"steps": 600, "batch": 32},
+        "net": "uddn", "base": {"steps": 600, "batch": 32},
     }  # fmt: skip
     arms = {"none": {"seconds": 0.0, "judged": judged}, "base": {"seconds": 90.0, "judged": judged}}
     lines = render_ablation({"settings": settings, "arms": arms}).splitlines()

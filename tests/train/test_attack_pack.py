@@ -83,3 +83,22 @@ def test_batches_of_another_pack_are_not_taken(
     make_pack(faces, [guide], 4, kept=kept)
     other = make_pack(faces, [guide], 4, seed=1, kept=kept)
     assert np.array_equal(other.attacked, make_pack(faces, [guide], 4, seed=1).attacked)
+
+
+def test_every_so_manieth_face_keeps_what_belongs_to_it(faces: FaceSet, guide: Recognizer) -> None:
+    pack = make_pack(faces, [guide], 5)
+    some = pack.every(2)
+    assert len(some) == 3
+    rows = torch.tensor([0, 2, 4])
+    for mirrored in (False, True):
+        for mine, whole in zip(
+            some.images(torch.arange(3), mirrored=mirrored),
+            pack.images(rows, mirrored=mirrored),
+            strict=True,
+        ):
+            assert torch.equal(mine, whole)
+        assert torch.equal(
+            some.embedded(0, torch.arange(3), mirrored=mirrored),
+            pack.embedded(0, rows, mirrored=mirrored),
+        )
+    assert some.strength.tolist() == pack.strength[::2].tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.files import check_folder
-from facepurify.train.ablate import ARMS, ablate, arms_named, render_ablation
+from facepurify.train.ablate import ARMS, NETS, ablate, arms_named, render_ablation
 from facepurify.train.ablate import ATTACKS as JUDGED_ATTACKS
 from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.attack_pack import AttackPack, check_guides
@@ -66,7 +66,9 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("-o", "--out", default="dae.onnx")
     add_recipe(sub, AutoencoderRecipe())
 
-    sub = commands.add("ablate", _ablate, "what each idea brings UDDN on a recognizer never seen")
+    sub = commands.add(
+        "ablate", _ablate, "what each idea brings a denoiser on a recognizer never seen"
+    )
     add_faces(sub)
     add_guides(sub)
     sub.add_argument("--judge", required=True, metavar="ONNX", help="a recognizer that is no guide")
@@ -75,6 +77,7 @@ def add_commands(commands: Commands) -> None:
         help="besides the base; repeat (default: all of " + ", ".join(a.name for a in ARMS) + ")",
     )  # fmt: skip
     sub.add_argument("--count", type=int, default=3000, help="faces to attack for a set of guides")
+    sub.add_argument("--net", choices=tuple(NETS), default="uddn", help="what the arms train")
     sub.add_argument("--size", choices=tuple(SIZES), default="light")
     sub.add_argument("--pin", metavar="RUN|NAME|ONNX", help="whose space, not selector, stages use")
     add_gnr(sub)
@@ -158,7 +161,7 @@ def _ablate(options: argparse.Namespace) -> None:
     )  # fmt: skip
     study = ablate(
         arms, filled(UddnRecipe, options), faces, guides, trial, options.out,
-        count=options.count, size=options.size, draw_noise=noise_of(options),
+        count=options.count, net=options.net, size=options.size, draw_noise=noise_of(options),
         sources=sources, seed=options.seed,
         space=load_pin(options.pin).space.basis() if options.pin else None,
     )  # fmt: skip
