@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +50,9 @@ class UddnRecipe:
         recompressed: share of all images, attacked or not, that go through JPEG last.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
-        rehearse: steps of fresh attacks through the purifier itself; 0 for attacks on the guide
-            alone. The statistics of batch norm stand still then, so that the network attacked is
-            the one that learns.
+        rehearse: steps of fresh attacks through the purifier itself, or that part of it which the
+            step judges; 0 for attacks on the guide alone. The statistics of batch norm stand still
+            then, so that the network attacked is the one that learns.
         settled: keep the statistics of batch norm in any case.
         direct: share of the steps that judge the denoiser's own output, where a projection
             follows it, so that it is of use without one.
@@ -153,6 +153,8 @@ def fit_uddn(
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
         target = pack.embedded(places[which], rows, mirrored=mirrored)
         embed: Embed = guide.embed
+        direct = _chance(recipe.direct, generator)
+        judged = net.denoise if direct else net
         fresh = _chance(recipe.fresh, generator)
         if fresh and _chance(recipe.redraw, generator):
             embed = guide.redrawn(clean, generator)
@@ -165,16 +167,15 @@ def fit_uddn(
         )
         chosen = kinds["attacked"]
         if fresh and bool(chosen.any()):
-            whole = _through(net, embed) if recipe.rehearse else embed
+            whole = _through(judged, embed) if recipe.rehearse else embed
             attacked[chosen] = attack_now(
                 whole, clean[chosen], target[chosen], generator, recipe.rehearse
             )
         seen = corrupt(clean, attacked, kinds, generator, draw_noise)
         seen = recompress_some(seen, recipe.recompressed, generator)
-        direct = _chance(recipe.direct, generator)
         seen = seen.contiguous(memory_format=torch.channels_last)
         if direct or not (recipe.reconstruction and isinstance(net, ImmuneNet)):
-            purified, suspicion = (net.denoise if direct else net)(seen)
+            purified, suspicion = judged(seen)
             published = torch.zeros(())
         else:
             purified, suspicion, published = projected(net, seen, clean, recipe)
@@ -248,9 +249,9 @@ def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:
     return difference / wanted.abs().sum(dim=1).clamp_min(1e-6)
 
 
-def _through(net: UddnNet, embed: Embed) -> Embed:
-    """What an attacker attacks who knows the purifier."""
-    return lambda x: embed(net.purify(x))
+def _through(judged: Callable[[Tensor], tuple[Tensor, Tensor]], embed: Embed) -> Embed:
+    """What an attacker attacks who knows the purifier, or the part of it that is judged."""
+    return lambda x: embed(judged(x)[0])
 
 
 def _chance(share: float, generator: torch.Generator) -> bool:

@@ -108,6 +108,22 @@ def test_the_loss_moves_both_parts(
     assert not any(name.startswith(("pin.space", "pin.suspicion")) for name in moved)
 
 
+@pytest.mark.parametrize("direct", [0.0, 1.0])
+def test_the_rehearsed_attack_goes_through_what_is_judged(
+    direct: float, immune: ImmuneNet, pack: AttackPack, guide: Recognizer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    passes: list[str] = []
+    denoise, choose = immune.denoise, immune.pin.choose
+    monkeypatch.setattr(immune, "denoise", lambda x: (passes.append("denoiser"), denoise(x))[1])
+    monkeypatch.setattr(immune.pin, "choose", lambda x: (passes.append("pin"), choose(x))[1])
+    recipe = UddnRecipe(
+        steps=1, batch=4, fresh=1.0, rehearse=2, direct=direct, reconstruction=0.01, sparsity=4
+    )
+    fit_uddn(immune, pack, [guide, guide], recipe, tmp_path / "run")
+    assert passes == (["denoiser"] if direct else ["denoiser", "pin"]) * 4
+
+
 def test_the_expected_loss_is_seen_through_the_denoiser(
     immune: ImmuneNet, images: torch.Tensor
 ) -> None:
