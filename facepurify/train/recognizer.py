@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, checkpoint_in
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.shares import check_shares
+from facepurify.train.stagewise import StageTeacher, stage_losses
 
 __all__ = [
     "DistillRecipe",
@@ -37,7 +39,6 @@ __all__ = [
 ]
 
 PARITY = 1e-3
-SMALL = 80
 Floats = npt.NDArray[np.float32]
 
 
@@ -50,18 +51,18 @@ class DistillRecipe:
         batch: images a step.
         rate: peak learning rate of AdamW, one cosine down to zero.
         identity: weight of ArcFace's loss, for the faces that have an identity.
-        small: share of the steps, the first ones, that are taken on faces of 80 pixels: half the
-            arithmetic, but it takes some 2,000 steps to get used to the full size.
+        stagewise: share of the steps, the first ones, in which each stage imitates the teacher's
+            from its true input, as ``stagewise`` has it; for teachers of a MobileFaceNet's layout.
     """
 
     steps: int = 20_000
     batch: int = 64
     rate: float = 2.5e-3
     identity: float = 0.01
-    small: float = 0.0
+    stagewise: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(small=self.small)
+        check_shares(stagewise=self.stagewise)
 
 
 def distill(
@@ -79,7 +80,8 @@ def distill(
 
     A face is shown as it is or mirrored, shifted by up to 3 pixels and relit; the target is always
     the teacher's mean embedding of the face as it is and mirrored. ArcFace's loss comes on top
-    for the faces that have an identity.
+    for the faces that have an identity. Before that, in ``recipe.stagewise`` of the steps, stages
+    learn one by one what the teacher's give for the face as it is shown.
 
     Args:
         net: the student.
@@ -96,6 +98,7 @@ def distill(
 
     Raises:
         DataError: the teacher's embeddings have another length, or no face is held out.
+        OptionError: the teacher has no maps of the shapes of the student's, to learn stagewise.
     """
     if net.dim != teacher.dim:
         raise DataError(
@@ -114,16 +117,28 @@ def distill(
     )  # fmt: skip
     parts = {"net": net, "head": head, **optimiser.parts}
     loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    stages = [*net.stages, net.embedding]
+    tutor = StageTeacher(teacher, net.shapes()) if recipe.stagewise else None
     for step, generator in loop:
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         blob = augment(torch.from_numpy(faces.images[rows]), generator)
-        if step < recipe.small * recipe.steps:
-            blob = nn.functional.interpolate(blob, size=SMALL, mode="bilinear", antialias=True)
-        embedding = nn.functional.normalize(net(blob))
-        distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
-        identity = head(embedding, labels[rows])
-        optimiser.step(distance + recipe.identity * identity)
-        loop.log(distance=float(distance.detach()), identity=float(identity.detach()))
+        values: dict[str, float] = {}
+        if tutor:
+            values = {f"stage {number}": math.nan for number in range(1, len(stages))}
+        if tutor and step < recipe.stagewise * recipe.steps:
+            *of_maps, distance = losses = stage_losses(stages, blob, tutor.show((blob + 1) / 2))
+            values = {
+                name: float(loss.detach()) for name, loss in zip(values, of_maps, strict=True)
+            }
+            identity = torch.tensor(math.nan)
+            loss = torch.stack(losses).sum()
+        else:
+            embedding = nn.functional.normalize(net(blob))
+            distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
+            identity = head(embedding, labels[rows])
+            loss = distance + recipe.identity * identity
+        optimiser.step(loss)
+        loop.log(**values, distance=float(distance.detach()), identity=float(identity.detach()))
     net.eval()
     return float(
         (embed_faces(net, faces, faces.validation) * targets[faces.validation]).sum(1).mean()
@@ -155,7 +170,7 @@ def load_facenet(folder: str | Path) -> FaceNet:
     """
     with checkpoint_in(folder) as state:
         weights = state["parts"]["net"]
-        net = FaceNet(len(weights["embedding.1.weight"]))
+        net = FaceNet(len(weights["embedding.6.weight"]))
         net.load_state_dict(weights)
     return net.eval()
 
