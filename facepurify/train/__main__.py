@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m facepurify.train",
         description="From folders of aligned 112 x 112 faces to an ONNX purifier, step by step.",
+        epilog="ais and recognizer can be spread over processes, each with a batch of its own: "
+        "torchrun --nproc-per-node 2 -m -- facepurify.train recognizer ... (mind the two dashes)",
     )
     commands = Commands(parser)
     for module in (data, antibodies, denoisers, shipping, recognizers):

@@ -18,6 +18,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 from facepurify.train.arcface import ArcFace
+from facepurify.train.distributed import Workers
 from facepurify.train.export import to_onnx, write_checked
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
@@ -75,6 +76,7 @@ def distill(
     cache: str | Path,
     seed: int = 0,
     resume: bool = False,
+    workers: Workers | None = None,
 ) -> float:
     """Teaches ``net`` the teacher's embeddings by their cosine, labels or not; in place.
 
@@ -92,6 +94,7 @@ def distill(
         cache: a folder for the teacher's embeddings.
         seed: of the run.
         resume: go on with the run in ``folder``.
+        workers: the other processes of the run.
 
     Returns:
         Mean cosine between the student's and the teacher's embeddings of the held-out faces.
@@ -111,12 +114,17 @@ def distill(
     labels = torch.from_numpy(faces.labels())
     head = ArcFace(net.dim, int(labels.max()) + 1)
     net.train().to(memory_format=torch.channels_last)
+    workers = workers or Workers()
+    workers.agree(net)
+    workers.agree(head)
     optimiser = Optimiser(
         [*net.parameters(), *head.parameters()], recipe.rate, recipe.steps,
-        rise=0.1, decay=1e-2, longest=None,
+        rise=0.1, decay=1e-2, longest=None, workers=workers,
     )  # fmt: skip
     parts = {"net": net, "head": head, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    loop = Loop(
+        workers.folder(folder), parts, recipe, seed=workers.seed(seed), resume=resume
+    )  # fmt: skip
     stages = [*net.stages, net.embedding]
     tutor = StageTeacher(teacher, net.shapes()) if recipe.stagewise else None
     for step, generator in loop:

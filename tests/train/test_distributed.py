@@ -62,3 +62,26 @@ def test_two_processes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     results = [json.loads((tmp_path / f"result{rank}").read_text()) for rank in range(2)]
     assert results[0] == results[1] == [2, [[1.0, 1.0]], [[1.5, 15.0]]]
+
+
+def test_a_recognizer_is_taught_by_two_processes(
+    folders: list[Path], guide_file: Path, tmp_path: Path
+) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [
+        *launcher, "--nproc-per-node", "2", "-m", "--", "facepurify.train", "recognizer",
+        "--data", *map(str, folders), "--cache", str(tmp_path / "cache"),
+        "--teacher", str(guide_file), "--steps", "2", "--batch", "4",
+        "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out.onnx"), "--threads", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cosine to the teacher") == 1
+    first, second = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)["parts"]["net"]
+        for folder in (tmp_path / "run", tmp_path / "run" / "rank1")
+    )
+    trained = [name for name in first if name.endswith("weight")]
+    assert all(torch.equal(first[name], second[name]) for name in trained)
+    means = [name for name in first if name.endswith("running_mean")]
+    assert not all(torch.equal(first[name], second[name]) for name in means)  # other faces

@@ -51,7 +51,7 @@ def add_commands(commands: Commands) -> None:
     add_space(sub, ANALYZERS)
     sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
     add_training(sub, "runs/ais")
-    sub.add_argument("--device", default="cpu", help="of torch; several GPUs by torchrun")
+    sub.add_argument("--device", default="cpu", help="of torch")
     add_recipe(sub, AisRecipe(), gradient=GRADIENTS, attacker=ATTACKERS)
 
     sub = commands.add("critic", _critic, "train the critic that AIS searches by, after `ais`")

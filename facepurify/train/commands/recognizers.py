@@ -23,6 +23,7 @@ from facepurify.train.commands.options import (
     origin_of,
     print_rows,
 )
+from facepurify.train.distributed import join_workers
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import load_faces
 from facepurify.train.mter import FIXES, MterRecipe, harden
@@ -84,11 +85,15 @@ def _recognizer(options: argparse.Namespace) -> None:
     recipe, origin = filled(DistillRecipe, options), origin_of(options)
     teacher = Recognizer.from_onnx(options.teacher)
     net = load_facenet(options.start) if options.start else FaceNet(teacher.dim)
+    workers = join_workers("cpu")
     faces = load_faces(options.data, options.cache)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
-        cache=options.cache, seed=options.seed, resume=options.resume,
+        cache=options.cache, seed=options.seed, resume=options.resume, workers=workers,
     )  # fmt: skip
+    workers.leave()
+    if workers.rank:
+        return
     print(f"cosine to the teacher on held-out faces: {cosine:.4f}")
     _write_recognizer(net, options, origin)
 
