@@ -54,11 +54,9 @@ class FaceNet(nn.Module):
         self.embedding = nn.Sequential(
             _conv(inputs, wide, 1),
             nn.ReLU(),
-            nn.Conv2d(wide, wide, SIDES[-1], groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
+            _normed(nn.Conv2d(wide, wide, SIDES[-1], groups=wide, bias=False)),
             nn.Flatten(),
-            nn.Linear(wide, dim, bias=False),
-            nn.BatchNorm1d(dim),
+            _normed(nn.Linear(wide, dim, bias=False)),
         )
 
     def shapes(self) -> list[tuple[int, ...]]:
@@ -99,6 +97,9 @@ def _bottleneck(width: int) -> nn.Sequential:
 
 
 def _conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return _normed(nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False))
+
+
+def _normed(layer: nn.Conv2d | nn.Linear) -> nn.Sequential:
+    norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+    return nn.Sequential(layer, norm(len(layer.weight)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError
+from facepurify.errors import DataError, ModelContractError, ModelNotFoundError
 from facepurify.files import atomic_path
 from facepurify.train.arcface import ArcFace
 from facepurify.train.distributed import Workers
@@ -24,8 +24,9 @@ from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.loop import Loop, checkpoint_in
 from facepurify.train.optimiser import Optimiser
+from facepurify.train.recover import recover_facenet
 from facepurify.train.shares import check_shares
-from facepurify.train.stagewise import StageTeacher, stage_losses
+from facepurify.train.stagewise import StageTeacher, run_stages, unexplained
 
 __all__ = [
     "DistillRecipe",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 PARITY = 1e-3
+MEASURED = 256
 Floats = npt.NDArray[np.float32]
 
 
@@ -53,7 +55,8 @@ class DistillRecipe:
         rate: peak learning rate of AdamW, one cosine down to zero.
         identity: weight of ArcFace's loss, for the faces that have an identity.
         stagewise: share of the steps, the first ones, in which each stage imitates the teacher's
-            from its true input, as ``stagewise`` has it; for teachers of a MobileFaceNet's layout.
+            from its true input; for teachers of a MobileFaceNet's layout, as the next.
+        hints: weight, in the other steps, of what each stage gets wrong in its place.
     """
 
     steps: int = 20_000
@@ -61,6 +64,7 @@ class DistillRecipe:
     rate: float = 2.5e-3
     identity: float = 0.01
     stagewise: float = 0.0
+    hints: float = 0.0
 
     def __post_init__(self) -> None:
         check_shares(stagewise=self.stagewise)
@@ -82,8 +86,9 @@ def distill(
 
     A face is shown as it is or mirrored, shifted by up to 3 pixels and relit; the target is always
     the teacher's mean embedding of the face as it is and mirrored. ArcFace's loss comes on top
-    for the faces that have an identity. Before that, in ``recipe.stagewise`` of the steps, stages
-    learn one by one what the teacher's give for the face as it is shown.
+    for the faces that have an identity. Stages can be taught as well, by what the teacher's give
+    for the face as it is shown: one by one (``recipe.stagewise``), then in their places
+    (``recipe.hints``).
 
     Args:
         net: the student.
@@ -126,25 +131,23 @@ def distill(
         workers.folder(folder), parts, recipe, seed=workers.seed(seed), resume=resume
     )  # fmt: skip
     stages = [*net.stages, net.embedding]
-    tutor = StageTeacher(teacher, net.shapes()) if recipe.stagewise else None
+    tutor = StageTeacher(teacher, net.shapes()) if recipe.stagewise or recipe.hints else None
     for step, generator in loop:
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         blob = augment(torch.from_numpy(faces.images[rows]), generator)
-        values: dict[str, float] = {}
-        if tutor:
-            values = {f"stage {number}": math.nan for number in range(1, len(stages))}
-        if tutor and step < recipe.stagewise * recipe.steps:
-            *of_maps, distance = losses = stage_losses(stages, blob, tutor.show((blob + 1) / 2))
-            values = {
-                name: float(loss.detach()) for name, loss in zip(values, of_maps, strict=True)
-            }
-            identity = torch.tensor(math.nan)
-            loss = torch.stack(losses).sum()
-        else:
-            embedding = nn.functional.normalize(net(blob))
-            distance = 1 - (embedding * targets[rows]).sum(dim=1).mean()
-            identity = head(embedding, labels[rows])
-            loss = distance + recipe.identity * identity
+        alone = step < recipe.stagewise * recipe.steps
+        shown = tutor.show((blob + 1) / 2) if tutor and (alone or recipe.hints) else None
+        outputs = run_stages(stages, blob, shown if alone else None)
+        embedding = nn.functional.normalize(outputs[-1])
+        wanted = shown[-1] if shown and alone else targets[rows]
+        distance = 1 - (embedding * wanted).sum(dim=1).mean()
+        identity = head(embedding, labels[rows])
+        loss = distance + recipe.identity * identity
+        values = {f"stage {number}": math.nan for number in range(1, len(stages))} if tutor else {}
+        if shown:
+            of_maps = [unexplained(*maps) for maps in zip(outputs[:-1], shown[:-1], strict=True)]
+            loss = loss + (1.0 if alone else recipe.hints) * torch.stack(of_maps).sum()
+            values = {name: float(one.detach()) for name, one in zip(values, of_maps, strict=True)}
         optimiser.step(loss)
         loop.log(**values, distance=float(distance.detach()), identity=float(identity.detach()))
     net.eval()
@@ -170,38 +173,55 @@ def normalised(images: Tensor) -> Tensor:
     return blob.contiguous(memory_format=torch.channels_last)
 
 
-def load_facenet(folder: str | Path) -> FaceNet:
-    """The network of a run of ``train recognizer``, in evaluation mode.
+def load_facenet(source: str | Path, faces: FaceSet) -> FaceNet:
+    """A network of ``train recognizer`` to go on with, in evaluation mode.
+
+    Args:
+        source: a run's folder, or the ONNX file that it wrote, the shipped one for instance.
+        faces: some of those that are not held out give a file's network the statistics that its
+            export left out.
 
     Raises:
         DataError: the folder holds no run of the default widths.
+        ModelNotFoundError: there is no such file.
+        ModelContractError: the file was not written by such a run.
     """
-    with checkpoint_in(folder) as state:
-        weights = state["parts"]["net"]
-        net = FaceNet(len(weights["embedding.6.weight"]))
-        net.load_state_dict(weights)
-    return net.eval()
+    source = Path(source)
+    if source.suffix != ".onnx":
+        with checkpoint_in(source) as state:
+            weights = state["parts"]["net"]
+            net = FaceNet(len(weights["embedding.4.1.weight"]))
+            net.load_state_dict(weights)
+        return net.eval()
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"expected a recognizer's .onnx file, got {source}: {error.strerror}"
+        ) from error
+    rows = faces.training[:: -(-len(faces.training) // MEASURED)]
+    return recover_facenet(content, normalised(torch.from_numpy(faces.images[rows])))
 
 
-def load_net(path: str | Path) -> tuple[nn.Module, int]:
+def load_net(source: str | Path, faces: FaceSet) -> tuple[nn.Module, int]:
     """A recognizer to train further, with the length of its embeddings.
 
     Args:
-        path: a run of ``train recognizer`` (or of what continues one), or an ONNX recognizer,
-            whose normalisations are folded into its convolutions.
+        source: what ``load_facenet`` takes, or any other ONNX recognizer, whose normalisations are
+            folded into its convolutions.
+        faces: as ``load_facenet`` takes them.
 
     Raises:
         DataError: the folder holds no run of the default widths.
         ModelNotFoundError: there is no such file.
         ModelContractError: the file is no recognizer that can be trained.
     """
-    path = Path(path)
-    if path.is_dir():
-        net = load_facenet(path)
-        return net, net.dim
-    recognizer = Recognizer.from_onnx(path)
-    trainable = recognizer.trainable()
-    return trainable, recognizer.dim
+    try:
+        net = load_facenet(source, faces)
+    except ModelContractError:
+        recognizer = Recognizer.from_onnx(source)
+        return recognizer.trainable(), recognizer.dim
+    return net, net.dim
 
 
 def export_recognizer(net: nn.Module, path: str | Path) -> float:

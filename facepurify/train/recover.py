@@ -1,4 +1,4 @@
-"""From a shipped ONNX purifier back to a network that can learn on."""
+"""From a shipped ONNX file back to a network that can learn on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from facepurify.errors import ModelContractError
 from facepurify.images import SIZE
 from facepurify.train.basis import Basis, Block
+from facepurify.train.facenet import FaceNet
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.pin import PinNet
 from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
 
-__all__ = ["recover_pin", "recover_uddn"]
+__all__ = ["recover_facenet", "recover_pin", "recover_uddn"]
 
 PIN = "pin."
+LAST_OF_FACENET = "embedding.4.0"
 Layers = dict[str, list[Tensor]]
 
 
@@ -64,6 +66,49 @@ def recover_pin(content: bytes) -> PinNet:
         ModelContractError: it is no such PIN.
     """
     return _pin(_Graph(content), "")
+
+
+def recover_facenet(content: bytes, blob: Tensor) -> FaceNet:
+    """The recognizer that ``export_recognizer`` wrote from one of the default widths.
+
+    Its batch norms are whole again, so that it can be trained on as any other: their statistics are
+    measured on ``blob``, gain and bias make up for them.
+
+    Args:
+        content: an ONNX file.
+        blob: normalised faces [N, 3, 112, 112], as many as give statistics.
+
+    Raises:
+        ModelContractError: it is no such recognizer.
+    """
+    layers = _Graph(content).layers
+    last = layers.get(LAST_OF_FACENET)
+    net = FaceNet(len(last[0]) if last else 1).eval()
+    if _layers_of(net).keys() != layers.keys():
+        raise ModelContractError(
+            "expected a recognizer that `python -m facepurify.train recognizer` wrote, got one "
+            f"with {len(layers)} such layers"
+        )
+    _fill_all(net, layers)
+    norms = [each for each in net.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+    # Each is renewed when it is reached, and gives on what it would have given.
+    hooks = [norm.register_forward_pre_hook(_renew) for norm in norms]
+    with torch.no_grad():
+        net(blob)
+    for hook in hooks:
+        hook.remove()
+    return net
+
+
+def _renew(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    (given,) = inputs
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None:
+        raise ModelContractError(f"expected batch norm, got {norm}")
+    variance, mean = torch.var_mean(given, dim=[0, *range(2, given.dim())])
+    norm.running_mean = mean
+    norm.running_var = variance
+    norm.weight.copy_((variance + norm.eps).sqrt())
+    norm.bias.add_(mean)
 
 
 class _Graph:
@@ -171,7 +216,7 @@ def _fill(net: nn.Module, name: str, module: nn.Conv2d | nn.Linear, values: list
             return
         # Convolutions without a bias are the first of a sequence, their batch norm the second.
         norm = net.get_submodule(name.removesuffix(".0") + ".1")
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None:
             raise ModelContractError(f"expected batch norm after {name}, got {norm}")
         norm.bias.copy_(bias)
         norm.weight.copy_((norm.running_var + norm.eps).sqrt())

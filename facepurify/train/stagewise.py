@@ -1,7 +1,8 @@
-"""Teaching a recognizer stage by stage: each stage imitates the teacher's, from its true input.
+"""Teaching a recognizer stage by stage: each stage imitates the teacher's.
 
-Block-wise distillation (Li et al., CVPR 2020, arXiv 1911.13053). Every pixel of every map is a
-target, and no stage waits until those before it are good: far faster than the embedding alone.
+First from the teacher's own input (block-wise distillation, Li et al., CVPR 2020, arXiv
+1911.13053): every pixel of every map is a target, and no stage waits until those before it are
+good. Then from what the student's stages give, so that they make up for each other's errors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 
-__all__ = ["StageTeacher", "stage_losses"]
+__all__ = ["StageTeacher", "run_stages", "unexplained"]
 
 SMALLEST = 1e-6
 
@@ -55,29 +56,33 @@ class StageTeacher:
         return [seen[i] for i in range(len(self._ends))] + [embedding]
 
 
-def stage_losses(
-    stages: Sequence[nn.Module], blob: Tensor, shown: Sequence[Tensor]
+def run_stages(
+    stages: Sequence[nn.Module], blob: Tensor, shown: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """What each stage gets wrong when it is given what the teacher's stage was given.
+    """What each stage gives.
 
     Args:
-        stages: the student's; the last gives embeddings, the others maps.
-        blob: what the first stage sees.
-        shown: by ``StageTeacher.show``, one for each stage.
-
-    Returns:
-        For each stage a scalar: of a map the unexplained share of its variance, channel by channel;
-        of embeddings 1 - cos.
+        stages: the student's, one after another.
+        blob: what the first sees.
+        shown: by ``StageTeacher.show``: each stage is given what the teacher's stage before it
+            gave. None for what the student's own gave.
     """
-    losses = []
-    for stage, given, wanted in zip(stages, [blob, *shown[:-1]], shown, strict=True):
-        got = stage(given)
-        if wanted.dim() == 2:
-            losses.append(1 - (nn.functional.normalize(got) * wanted).sum(dim=1).mean())
-        else:
-            variance = wanted.var(dim=(0, 2, 3), keepdim=True).clamp_min(SMALLEST)
-            losses.append(((got - wanted).square() / variance).mean())
-    return losses
+    outputs: list[Tensor] = []
+    for number, stage in enumerate(stages):
+        before = outputs if shown is None else shown
+        outputs.append(stage(before[number - 1] if number else blob))
+    return outputs
+
+
+def unexplained(got: Tensor, wanted: Tensor) -> Tensor:
+    """Share of a map's variance that an imitation leaves, the mean of its channels; a scalar.
+
+    Args:
+        got: [N, C, H, W].
+        wanted: the same, by the teacher.
+    """
+    variance = wanted.var(dim=(0, 2, 3), keepdim=True).clamp_min(SMALLEST)
+    return ((got - wanted).square() / variance).mean()
 
 
 def _last_of_shape(recognizer: Recognizer, shape: tuple[int, ...]) -> nn.Module:

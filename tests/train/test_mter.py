@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from facepurify.errors import DataError, ModelContractError, OptionError
+from facepurify.errors import DataError, ModelContractError, ModelNotFoundError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.arcface import ArcFace
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet
 from facepurify.train.mter import MterRecipe, across, exploit, harden, triplet
-from facepurify.train.recognizer import export_recognizer, load_net
+from facepurify.train.recognizer import export_recognizer, load_net, normalised
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,11 +120,11 @@ def test_a_wrong_recipe_is_refused(wrong: dict[str, object]) -> None:
         MterRecipe(**wrong)  # type: ignore[arg-type]
 
 
-def test_an_exported_recognizer_can_be_trained_again(tmp_path: Path) -> None:
+def test_an_exported_recognizer_can_be_trained_again(faces: FaceSet, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = FaceNet(16, (8, 12, 16), (1, 1, 1)).eval()
     export_recognizer(net, tmp_path / "small.onnx")
-    again, dim = load_net(tmp_path / "small.onnx")
+    again, dim = load_net(tmp_path / "small.onnx", faces)
     assert dim == 16
     x = torch.rand(2, 3, 112, 112) * 2 - 1
     with torch.no_grad():
@@ -135,23 +135,50 @@ def test_an_exported_recognizer_can_be_trained_again(tmp_path: Path) -> None:
     assert export_recognizer(again, tmp_path / "again.onnx") < 1e-3
 
 
-def test_a_run_tells_the_length_of_its_embeddings(tmp_path: Path) -> None:
+def test_what_our_own_recipe_exported_gets_its_batch_norms_back(
+    faces: FaceSet, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = FaceNet(16)
+    with torch.no_grad():  # running averages as of a network that was trained
+        for images in faces.batches(faces.training, 16):
+            net(normalised(torch.from_numpy(images)))
+    net.eval()
+    export_recognizer(net, tmp_path / "own.onnx")
+    again, dim = load_net(tmp_path / "own.onnx", faces)
+    assert dim == 16
+    assert again.state_dict().keys() == net.state_dict().keys()
+    x = normalised(torch.from_numpy(faces.images[faces.validation]))
+    with torch.no_grad():
+        assert torch.allclose(again(x), net(x), atol=1e-4)
+        trained_on = normalised(torch.from_numpy(faces.images[faces.training]))
+        expected = again(trained_on)
+        # As training measures them anew, nothing moves: the statistics are those of the faces.
+        assert torch.allclose(again.train()(trained_on), expected, atol=1e-3)
+
+
+def test_a_recognizer_that_is_not_there(faces: FaceSet, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="onnx file"):
+        load_net(tmp_path / "none.onnx", faces)
+
+
+def test_a_run_tells_the_length_of_its_embeddings(faces: FaceSet, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = FaceNet(16).eval()
     torch.save({"parts": {"net": net.state_dict()}}, tmp_path / "checkpoint.pt")
-    again, dim = load_net(tmp_path)
+    again, dim = load_net(tmp_path, faces)
     assert dim == 16
     x = torch.rand(2, 3, 112, 112) * 2 - 1
     with torch.no_grad():
         assert torch.equal(again(x), net(x))
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="checkpoint"):
-        load_net(tmp_path)
+        load_net(tmp_path, faces)
     torch.save({"parts": {"net": nn.Linear(2, 1).state_dict()}}, tmp_path / "checkpoint.pt")
     with pytest.raises(DataError, match="checkpoint of this very run"):
-        load_net(tmp_path)
+        load_net(tmp_path, faces)
 
 
 @pytest.mark.parametrize("variant", [(), ("--fix", "adversarial", "--rounds", "1"), ("teacher",)])

@@ -13,7 +13,7 @@ from facepurify.errors import OptionError
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet
 from facepurify.train.recognizer import DistillRecipe, distill, export_recognizer
-from facepurify.train.stagewise import StageTeacher, stage_losses
+from facepurify.train.stagewise import StageTeacher, run_stages, unexplained
 
 WIDTHS, DEPTHS = (8, 12, 16), (1, 1, 1)
 
@@ -51,34 +51,23 @@ def test_looking_leaves_no_hook(net: FaceNet, teacher: Recognizer) -> None:
     assert not any(module._forward_hooks for module in teacher.net.modules())
 
 
-def test_a_student_that_is_the_teacher_gets_nothing_wrong(
-    net: FaceNet, teacher: Recognizer
-) -> None:
-    x = torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(1))
-    shown = StageTeacher(teacher, net.shapes()).show(x)
-    losses = stage_losses([*net.stages, net.embedding], x * 2 - 1, shown)
-    assert float(torch.stack(losses).max().detach()) < 1e-5
+def test_stages_are_given_what_the_teacher_gave_or_their_own() -> None:
+    stages = [torch.nn.Linear(1, 1, bias=False) for _ in range(3)]
+    for stage, factor in zip(stages, (2.0, 3.0, 5.0), strict=True):
+        torch.nn.init.constant_(stage.weight, factor)
+    one, shown = torch.ones(1, 1), [torch.full((1, 1), value) for value in (10.0, 100.0, 1000.0)]
+    assert [float(output.detach()) for output in run_stages(stages, one)] == [2, 6, 30]
+    assert [float(output.detach()) for output in run_stages(stages, one, shown)] == [2, 30, 500]
 
 
-def test_a_map_is_judged_by_the_share_of_its_variance_that_is_unexplained() -> None:
+def test_an_imitation_is_judged_by_the_share_of_variance_that_it_leaves() -> None:
     rng = np.random.default_rng(0)
     wanted = rng.normal(2, [[[[0.5]], [[3.0]]]], (5, 2, 4, 4))
     got = wanted + rng.normal(0, 0.2, wanted.shape)
-    embedding = rng.normal(size=(5, 3))
-    unit = rng.normal(size=(5, 3))
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     variance = wanted.var(axis=(0, 2, 3), ddof=1)[:, None, None]
-    cosine = (embedding * unit).sum(1) / np.linalg.norm(embedding, axis=1)
-    stages = [torch.nn.Identity(), torch.nn.Identity()]
-    # An identity gives on what it was given: first the blob, then the map.
-    of_map, _ = stage_losses(
-        stages, torch.from_numpy(got), [torch.from_numpy(wanted), torch.from_numpy(wanted)]
-    )
-    (of_embedding,) = stage_losses(
-        stages[:1], torch.from_numpy(embedding), [torch.from_numpy(unit)]
-    )
-    assert float(of_map) == pytest.approx(((got - wanted) ** 2 / variance).mean())
-    assert float(of_embedding) == pytest.approx(1 - cosine.mean())
+    share = float(unexplained(torch.from_numpy(got), torch.from_numpy(wanted)))
+    assert share == pytest.approx(((got - wanted) ** 2 / variance).mean())
+    assert float(unexplained(torch.from_numpy(wanted), torch.from_numpy(wanted))) == 0
 
 
 def test_a_teacher_of_another_layout_is_refused(teacher: Recognizer) -> None:
@@ -98,5 +87,21 @@ def test_a_student_learns_its_stages_first_and_then_the_whole(
     for name in ("stage_1", "stage_2", "stage_3"):
         assert np.isnan(log[name]).tolist() == [False] * 45 + [True] * 15
         assert np.nanmean(log[name][35:45]) < 0.8 * np.nanmean(log[name][:5])
-    assert np.isnan(log["identity"]).tolist() == [True] * 45 + [False] * 15
     assert np.isfinite(log["distance"]).all()
+
+
+def test_hints_keep_the_stages_near_the_teachers_in_their_places(
+    teacher: Recognizer, faces: FaceSet, tmp_path: Path
+) -> None:
+    left = []
+    for hints in (0.0, 1.0):
+        torch.manual_seed(0)
+        student = FaceNet(16, WIDTHS, DEPTHS)
+        recipe = DistillRecipe(steps=40, batch=8, rate=5e-3, hints=hints)
+        distill(student, teacher, faces, recipe, tmp_path / str(hints), cache=tmp_path)
+        x = torch.rand(8, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+        shown = StageTeacher(teacher, student.shapes()).show(x)
+        with torch.no_grad():
+            outputs = run_stages(student.stages, x * 2 - 1)
+        left.append([float(unexplained(*maps)) for maps in zip(outputs, shown, strict=False)])
+    assert all(with_hints < without for without, with_hints in zip(*left, strict=True))

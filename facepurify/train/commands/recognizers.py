@@ -48,7 +48,7 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("recognizer", _recognizer, "distil a small recognizer to measure with")
     add_faces(sub)
     sub.add_argument("--teacher", required=True, metavar="ONNX")
-    sub.add_argument("--start", metavar="RUN", help="go on from that run's network")
+    sub.add_argument("--start", metavar="RUN|ONNX", help="go on from that run's network")
     add_recipe(sub, DistillRecipe())
     sub.add_argument("--run", default="runs/recognizer", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
@@ -71,7 +71,7 @@ def add_commands(commands: Commands) -> None:
 
     sub = commands.add("transfer", _transfer, "teach a recognizer to stand behind a denoiser")
     add_faces(sub)
-    sub.add_argument("--recognizer", required=True, metavar="RUN", help="of `recognizer`")
+    sub.add_argument("--recognizer", required=True, metavar="RUN|ONNX", help="of `recognizer`")
     sub.add_argument("--denoiser", required=True, metavar="RUN", help="of `uddn`")
     sub.add_argument("--stranger", metavar="ONNX", help="to attack black box")
     add_pairs(sub, 1000)
@@ -84,9 +84,9 @@ def add_commands(commands: Commands) -> None:
 def _recognizer(options: argparse.Namespace) -> None:
     recipe, origin = filled(DistillRecipe, options), origin_of(options)
     teacher = Recognizer.from_onnx(options.teacher)
-    net = load_facenet(options.start) if options.start else FaceNet(teacher.dim)
     workers = join_workers("cpu")
     faces = load_faces(options.data, options.cache)
+    net = load_facenet(options.start, faces) if options.start else FaceNet(teacher.dim)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
         cache=options.cache, seed=options.seed, resume=options.resume, workers=workers,
@@ -100,8 +100,8 @@ def _recognizer(options: argparse.Namespace) -> None:
 
 def _mter(options: argparse.Namespace) -> None:
     recipe, origin = filled(MterRecipe, options), origin_of(options)
-    net, dim = load_net(options.recognizer)
     faces = load_faces(options.data, options.cache)
+    net, dim = load_net(options.recognizer, faces)
     teacher = None
     if options.teacher:
         teacher = torch.from_numpy(
@@ -131,9 +131,9 @@ def _transfer(options: argparse.Namespace) -> None:
             "expected a run of uddn for --denoiser, "
             f"got one of {method_of(denoiser)}: {options.denoiser}"
         )
+    faces = load_faces(options.data, options.cache)
     rows = transfer(
-        load_facenet(options.recognizer), denoiser, load_faces(options.data, options.cache),
-        recipe, options.run, options.out,
+        load_facenet(options.recognizer, faces), denoiser, faces, recipe, options.run, options.out,
         stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,
         pairs=options.pairs, attacked=options.attacked, seed=options.seed, resume=options.resume,
     )  # fmt: skip
