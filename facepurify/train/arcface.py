@@ -29,11 +29,12 @@ class ArcFace(nn.Module):
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
         """Mean loss of unit embeddings [N, d] with int64 labels [N]; -1 means no identity.
 
-        Zero where no face of the batch has an identity.
+        Zero, with gradients of zeros, where no face of the batch has an identity.
         """
         known = label >= 0
         if not bool(known.any()):
-            return embedding.sum() * 0
+            # The weights' too: processes that train together average all that they have.
+            return (embedding.sum() + self.weight.sum()) * 0
         embedding, label = embedding[known], label[known]
         cosine = (embedding @ nn.functional.normalize(self.weight).T).clamp(-1, 1)
         own = cosine.gather(1, label[:, None])

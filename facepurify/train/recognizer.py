@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError, ModelContractError, ModelNotFoundError
+from facepurify.errors import DataError, ModelContractError
 from facepurify.files import atomic_path
 from facepurify.train.arcface import ArcFace
 from facepurify.train.distributed import Workers
@@ -184,7 +184,7 @@ def load_facenet(source: str | Path, faces: FaceSet) -> FaceNet:
     Raises:
         DataError: the folder holds no run of the default widths.
         ModelNotFoundError: there is no such file.
-        ModelContractError: the file was not written by such a run.
+        ModelContractError: the file is no recognizer, or was not written by such a run.
     """
     source = Path(source)
     if source.suffix != ".onnx":
@@ -193,14 +193,9 @@ def load_facenet(source: str | Path, faces: FaceSet) -> FaceNet:
             net = FaceNet(len(weights["embedding.4.1.weight"]))
             net.load_state_dict(weights)
         return net.eval()
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"expected a recognizer's .onnx file, got {source}: {error.strerror}"
-        ) from error
+    Recognizer.from_onnx(source)  # it says what is wrong with a file that is none
     rows = faces.training[:: -(-len(faces.training) // MEASURED)]
-    return recover_facenet(content, normalised(torch.from_numpy(faces.images[rows])))
+    return recover_facenet(source.read_bytes(), normalised(torch.from_numpy(faces.images[rows])))
 
 
 def load_net(source: str | Path, faces: FaceSet) -> tuple[nn.Module, int]:
