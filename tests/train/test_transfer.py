@@ -57,7 +57,7 @@ def test_a_teacher_and_its_student_learn(faces: FaceSet, tmp_path: Path) -> None
     student = teach_student(base, teacher, head, purify, faces, recipe, tmp_path / "student")
     assert seen == [6] * 9
     for one, other in ((teacher, base), (student, base), (student, teacher)):
-        assert not torch.equal(one.features[0][0].weight, other.features[0][0].weight)
+        assert not torch.equal(one.stages[0][0][0].weight, other.stages[0][0][0].weight)
     for parameter, old in zip(base.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
     nobody = replace(faces, names=tuple("flat/x.png" for _ in faces.names))
