@@ -7,7 +7,9 @@ good. Then from what the student's stages give, so that they make up for each ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +44,8 @@ class StageTeacher:
             x: RGB images [N, 3, 112, 112] in [0, 1].
         """
         seen: dict[int, Tensor] = {}
-        # A hook that stayed would keep the last batch's maps alive.
-        hooks = [
-            end.register_forward_hook(lambda _, __, output, i=i: seen.__setitem__(i, output))
-            for i, end in enumerate(self._ends)
-        ]
-        try:
-            with torch.no_grad():
-                embedding = self._recognizer.embed(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with _hooked(self._ends, seen.__setitem__), torch.no_grad():
+            embedding = self._recognizer.embed(x)
         return [seen[i] for i in range(len(self._ends))] + [embedding]
 
 
@@ -86,22 +79,32 @@ def unexplained(got: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _last_of_shape(recognizer: Recognizer, shape: tuple[int, ...]) -> nn.Module:
+    children = list(recognizer.net.children())
     found: list[nn.Module] = []
 
-    def see(module: nn.Module, _: tuple[Tensor, ...], output: object) -> None:
+    def see(number: int, output: object) -> None:
         if isinstance(output, Tensor) and tuple(output.shape[1:]) == shape:
-            found.append(module)
+            found.append(children[number])
 
-    hooks = [module.register_forward_hook(see) for module in recognizer.net.children()]
-    try:
-        with torch.no_grad():
-            recognizer.embed(torch.zeros(1, 3, 112, 112))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooked(children, see), torch.no_grad():
+        recognizer.embed(torch.zeros(1, 3, 112, 112))
     if not found:
         raise OptionError(
             f"expected a teacher with a map of {' x '.join(map(str, shape))} to teach a stage, "
             f"{recognizer.name} has none: leave stagewise at 0"
         )
     return found[-1]
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], see: Callable[[int, Any], None]) -> Iterator[None]:
+    """Has each module's output seen, with its number; a hook that stayed would keep it alive."""
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, i=i: see(i, output))
+        for i, module in enumerate(modules)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
