@@ -293,7 +293,9 @@ def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:
                     guide.embed_numpy(
                         (images[start : start + 64, :, :, ::step] / 255).astype(np.float32)
                     )
-                    for start in range(0, len(images), 64)
+                    for start in tqdm(
+                        range(0, len(images), 64), desc=f"faces by {guide.name}", unit="batch"
+                    )
                 ]
             )
             for step in (1, -1)
