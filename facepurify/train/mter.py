@@ -50,6 +50,9 @@ class MterRecipe:
         teaching: weight of the cosine distance to the embeddings that a teacher gives the clean
             face, for clean and attacked images alike (published: 0, no teacher). It stands in for
             identities where faces have none.
+        settled: keep the statistics of batch norm, so that the network that learns is the one that
+            was attacked. Without it a batch that is half attacked makes its own, under which an
+            attack reaches less than it will reach of what is deployed (published).
         purified: share of the steps that go through the purifier, where there is one; in the
             others the recognizer stands alone.
     """
@@ -65,6 +68,7 @@ class MterRecipe:
     weight: float = 1.0
     identity: float = 1.0
     teaching: float = 0.0
+    settled: bool = False
     purified: float = 1.0
 
     def __post_init__(self) -> None:
@@ -205,7 +209,7 @@ def harden(
             partial(embed, through=through), clean, goal,
             rounds=recipe.rounds, step=recipe.step, stop=recipe.stop,
         )  # fmt: skip
-        net.train()
+        net.train(not recipe.settled)
         both = nn.functional.normalize(net(torch.cat([clean, see(attacked, through).detach()])))
         of_clean, of_attacked = both.chunk(2)
         if recipe.fix == "mter":

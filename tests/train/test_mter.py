@@ -243,6 +243,26 @@ def test_a_share_of_the_steps_goes_through_the_purifier(
     assert set(calls[:6]) == expected  # two rounds, and once to learn on
 
 
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_learns_is_what_was_attacked_if_settled(
+    settled: bool, faces: FaceSet, tmp_path: Path
+) -> None:
+    modes: list[bool] = []
+
+    class Net(FaceNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    net = Net(16, (8, 8, 8), (1, 1, 1))
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    harden(net, 16, faces, MterRecipe(steps=2, batch=6, rounds=2, settled=settled), tmp_path)
+    # The goal, two rounds, and once to learn on.
+    assert modes == [False, False, False, not settled] * 2
+    same = [torch.equal(value, before[name]) for name, value in net.named_buffers()]
+    assert all(same) if settled else not any(same)
+
+
 def test_a_share_of_purified_steps_needs_a_purifier(faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="expected a purifier"):
         harden(FaceNet(16), 16, faces, MterRecipe(purified=0.5), tmp_path)
