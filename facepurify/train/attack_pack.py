@@ -286,21 +286,11 @@ def check_guides(guides: Sequence[Recognizer]) -> None:
 
 
 def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:
-    return np.stack(
-        [
-            np.concatenate(
-                [
-                    guide.embed_numpy(
-                        (images[start : start + 64, :, :, ::step] / 255).astype(np.float32)
-                    )
-                    for start in tqdm(
-                        range(0, len(images), 64), desc=f"faces by {guide.name}", unit="batch"
-                    )
-                ]
-            )
-            for step in (1, -1)
-        ]
-    )
+    parts = []
+    for start in tqdm(range(0, len(images), 64), desc=f"faces by {guide.name}", unit="batch"):
+        part = (images[start : start + 64] / 255).astype(np.float32)
+        parts.append(np.stack([guide.embed_numpy(part), guide.embed_numpy(part[..., ::-1])]))
+    return np.concatenate(parts, axis=1)
 
 
 def _with_steps(family: str, steps: int) -> Attack:

@@ -194,8 +194,7 @@ def load_facenet(source: str | Path, faces: FaceSet) -> FaceNet:
             net.load_state_dict(weights)
         return net.eval()
     Recognizer.from_onnx(source)  # it says what is wrong with a file that is none
-    rows = faces.training[:: -(-len(faces.training) // MEASURED)]
-    return recover_facenet(source.read_bytes(), normalised(torch.from_numpy(faces.images[rows])))
+    return _recovered(source, faces)
 
 
 def load_net(source: str | Path, faces: FaceSet) -> tuple[nn.Module, int]:
@@ -211,12 +210,20 @@ def load_net(source: str | Path, faces: FaceSet) -> tuple[nn.Module, int]:
         ModelNotFoundError: there is no such file.
         ModelContractError: the file is no recognizer that can be trained.
     """
+    source = Path(source)
+    if source.suffix != ".onnx":
+        run = load_facenet(source, faces)
+        return run, run.dim
+    recognizer = Recognizer.from_onnx(source)
     try:
-        net = load_facenet(source, faces)
+        return _recovered(source, faces), recognizer.dim
     except ModelContractError:
-        recognizer = Recognizer.from_onnx(source)
         return recognizer.trainable(), recognizer.dim
-    return net, net.dim
+
+
+def _recovered(path: Path, faces: FaceSet) -> FaceNet:
+    rows = faces.training[:: -(-len(faces.training) // MEASURED)]
+    return recover_facenet(path.read_bytes(), normalised(torch.from_numpy(faces.images[rows])))
 
 
 def export_recognizer(net: nn.Module, path: str | Path) -> float:

@@ -8,7 +8,7 @@ good. Then from what the student's stages give, so that they make up for each ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +35,13 @@ class StageTeacher:
 
     def __init__(self, recognizer: Recognizer, shapes: Sequence[tuple[int, ...]]) -> None:
         self._recognizer = recognizer
-        self._ends = [_last_of_shape(recognizer, shape) for shape in shapes]
+        last = _last_of_each_shape(recognizer)
+        if missing := [shape for shape in shapes if shape not in last]:
+            raise OptionError(
+                f"expected a teacher with a map of {' x '.join(map(str, missing[0]))} to teach a "
+                f"stage, {recognizer.name} has none: leave stagewise at 0"
+            )
+        self._ends = [last[shape] for shape in shapes]
 
     def show(self, x: Tensor) -> list[Tensor]:
         """The map at the end of each stage, then the unit embeddings [N, d].
@@ -78,33 +84,25 @@ def unexplained(got: Tensor, wanted: Tensor) -> Tensor:
     return ((got - wanted).square() / variance).mean()
 
 
-def _last_of_shape(recognizer: Recognizer, shape: tuple[int, ...]) -> nn.Module:
+def _last_of_each_shape(recognizer: Recognizer) -> dict[tuple[int, ...], nn.Module]:
     children = list(recognizer.net.children())
-    found: list[nn.Module] = []
+    last: dict[tuple[int, ...], nn.Module] = {}
 
     def see(number: int, output: object) -> None:
-        if isinstance(output, Tensor) and tuple(output.shape[1:]) == shape:
-            found.append(children[number])
+        if isinstance(output, Tensor):
+            last[tuple(output.shape[1:])] = children[number]
 
     with _hooked(children, see), torch.no_grad():
         recognizer.embed(torch.zeros(1, 3, 112, 112))
-    if not found:
-        raise OptionError(
-            f"expected a teacher with a map of {' x '.join(map(str, shape))} to teach a stage, "
-            f"{recognizer.name} has none: leave stagewise at 0"
-        )
-    return found[-1]
+    return last
 
 
 @contextmanager
 def _hooked(modules: Sequence[nn.Module], see: Callable[[int, Any], None]) -> Iterator[None]:
-    """Has each module's output seen, with its number; a hook that stayed would keep it alive."""
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, i=i: see(i, output))
-        for i, module in enumerate(modules)
-    ]
-    try:
+    """Has what each module gives seen, with its number; only here, or its maps would live on."""
+    with ExitStack() as hooks:
+        for i, module in enumerate(modules):
+            hooks.enter_context(
+                module.register_forward_hook(lambda _, __, output, i=i: see(i, output))
+            )
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
