@@ -144,6 +144,9 @@ def _read_png(data: bytes) -> ImageHeader:
             break
     else:
         raise _too_many_parts()
+    if b"IDAT" not in chunks:
+        # OpenCV 5 would look for one behind IEND, and allocate what those bytes say
+        raise ImageFileError("expected pixels (IDAT) in a PNG, got none")
     width, height, bits, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     if bits > 8:
         raise ImageFileError(f"expected 8 bits a channel, got {bits}; convert it to 8")

@@ -285,6 +285,12 @@ def test_less_pixels_than_the_header_says(tmp_path):
             encode(Image.fromarray(ALPHA), ".png", transparency=3),
             "transparent grey level",
         ),
+        (
+            # behind IEND the decoder would find a chunk of 4 GiB
+            "nothing.png",
+            png_of(3, 2)[:33] + png_chunk(b"IEND", b"") + b"\xff\xff\xff\xffIEND",
+            r"expected pixels \(IDAT\)",
+        ),
         ("headless.png", b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "begin with IHDR"),
     ],
 )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -437,10 +436,8 @@ def test_a_constant_that_does_not_fill_its_shape(build_model: Build) -> None:
 def test_a_constant_of_a_shape_that_none_has(build_model: Build, dims: list[int]) -> None:
     tensor = TensorProto(name="spare", data_type=FLOAT, dims=dims, raw_data=b"")
     model = build_model([identity()], initializers=[tensor])
-    before = time.process_time()
     with pytest.raises(ModelContractError, match="expected spare to have at most 8 dimensions"):
         read_constants(model.SerializeToString())
-    assert time.process_time() - before < 1
 
 
 def test_a_constant_of_nothing(build_model: Build) -> None:
