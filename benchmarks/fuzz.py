@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import struct
 import subprocess
 import sys
@@ -203,10 +204,10 @@ def mutated(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes
     return bytes(content[:MAX_LENGTH])
 
 
-def fuzz_at_random(name: str, seconds: float, findings: Path) -> int:
+def fuzz_at_random(name: str, seconds: float, findings: Path, seed: int) -> int:
     """Mutate at random until the time is up or something breaks; return the number of inputs."""
     target, all_seeds = targets()[name], list(seeds(name))
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed)
     end = time.monotonic() + seconds
     runs = 0
     while time.monotonic() < end:
@@ -222,16 +223,17 @@ def fuzz_at_random(name: str, seconds: float, findings: Path) -> int:
     return runs
 
 
-def fuzz_with_atheris(name: str, seconds: float, findings: Path) -> None:
+def fuzz_with_atheris(name: str, seconds: float, findings: Path, seed: int) -> None:
     """Mutate towards new coverage until the time is up; libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["facepurify"]):
         target = targets()[name]
     corpus = Path(tempfile.mkdtemp(prefix="facepurify-corpus-"))
-    for number, seed in enumerate(seeds(name)):
-        (corpus / str(number)).write_bytes(seed)
+    for number, content in enumerate(seeds(name)):
+        (corpus / str(number)).write_bytes(content)
     options = {
+        "seed": seed + 1,  # to libFuzzer 0 is a seed of its own choice
         "max_total_time": max(1, round(seconds)),
         "max_len": MAX_LENGTH,
         "timeout": TIMEOUT,
@@ -244,10 +246,10 @@ def fuzz_with_atheris(name: str, seconds: float, findings: Path) -> None:
     atheris.Fuzz()
 
 
-def work(name: str, engine: str, seconds: float, findings: Path) -> None:
+def work(name: str, engine: str, seconds: float, findings: Path, seed: int) -> None:
     """Fuzz one target in this process."""
     if engine == "atheris":
-        fuzz_with_atheris(name, seconds, findings)
+        fuzz_with_atheris(name, seconds, findings, seed)
         return
     try:
         import resource
@@ -255,12 +257,13 @@ def work(name: str, engine: str, seconds: float, findings: Path) -> None:
         pass
     else:
         resource.setrlimit(resource.RLIMIT_AS, (MEGABYTES << 21, MEGABYTES << 21))
-    print(f"stat::number_of_executed_units: {fuzz_at_random(name, seconds, findings)}")
+    print(f"stat::number_of_executed_units: {fuzz_at_random(name, seconds, findings, seed)}")
 
 
-def start(name: str, engine: str, seconds: float, findings: Path) -> dict[str, object]:
+def start(name: str, engine: str, seconds: float, findings: Path, seed: int) -> dict[str, object]:
     """Fuzz one target in a process of its own, and say how it went."""
     arguments = ["--worker", name, "--engine", engine, "--minutes", str(seconds / 60)]
+    arguments += ["--seed", str(seed)]
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     before = set(findings.iterdir())
@@ -278,6 +281,7 @@ def start(name: str, engine: str, seconds: float, findings: Path) -> dict[str, o
     coverage = re.findall(r" cov: (\d+)", output)
     result: dict[str, object] = {
         "engine": engine,
+        "seed": seed,
         "seconds": seconds,
         "inputs": int(runs[-1]) if runs else 0,
         "coverage": int(coverage[-1]) if coverage else None,
@@ -295,18 +299,20 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=names, help="repeat; default: all")
     parser.add_argument("--minutes", type=float, default=60, help="for all targets together")
     parser.add_argument("--engine", choices=["atheris", "random"], help="default: what is there")
+    parser.add_argument("--seed", type=int, help="of the mutations; default: another each time")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), metavar="FOLDER")
     parser.add_argument("--out", metavar="JSON")
     parser.add_argument("--worker", choices=names, help=argparse.SUPPRESS)
     options = parser.parse_args()
     engine = options.engine or ("atheris" if find_spec("atheris") else "random")
     if options.worker:
-        work(options.worker, engine, 60 * options.minutes, options.findings)
+        work(options.worker, engine, 60 * options.minutes, options.findings, options.seed)
         return 0
     options.findings.mkdir(parents=True, exist_ok=True)
     chosen = options.target or names
     seconds = 60 * options.minutes / len(chosen)
-    record = {name: start(name, engine, seconds, options.findings) for name in chosen}
+    seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
+    record = {name: start(name, engine, seconds, options.findings, seed) for name in chosen}
     from facepurify.files import atomic_path
 
     text = json.dumps(record, indent=1)
