@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from . import __version__
 from .cli import demo, doctor, inspect, models, purify
 from .errors import FacePurifyError
+from .terminal import printable
 
 __all__ = ["main"]
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
     except FacePurifyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return status
 

@@ -5,13 +5,13 @@ Ray itself is not imported here: a batch is a dictionary of numpy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError, FacePurifyError, ImageShapeError, ImageTypeError
-from .imagefiles import DecodedImage, decode_image, encode_image
+from .imagefiles import MAX_PIXELS, DecodedImage, decode_image, encode_image
 from .images import SIZE, Array, Colour, check_colour
 from .purifier import Purifier
 
@@ -39,6 +39,8 @@ class PurifyBatch:
         providers: As for :class:`~facepurify.Purifier`.
         threads: As for :class:`~facepurify.Purifier`; one by default, since Ray counts a worker
             as one core.
+        max_pixels: The most pixels of an encoded image, width times height; a batch is worked on
+            in runs of hardly more.
 
     Raises:
         FacePurifyError: As :class:`~facepurify.Purifier`.
@@ -62,6 +64,7 @@ class PurifyBatch:
         seed: int | None = None,
         providers: list[str] | None = None,
         threads: int | None = 1,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_colour(color)
         self._column = column
@@ -69,6 +72,7 @@ class PurifyBatch:
         self._errors = errors
         self._color = color
         self._seed = seed
+        self._max_pixels = max_pixels
         self._purifier = Purifier(model, providers=providers, threads=threads, mask=mask)
 
     def __call__(self, batch: Mapping[str, Array]) -> dict[str, Any]:
@@ -111,24 +115,41 @@ class PurifyBatch:
         return result
 
     def _purify(self, values: list[Any], places: list[Any] | None) -> list[Array | bytes]:
-        """Purify all rows at once."""
-        if not values:
-            return []
-        files = [decode_image(value) if isinstance(value, bytes) else None for value in values]
-        images = [
-            _array(value, "an image") if file is None else _in_order(file.pixels, self._color)
-            for file, value in zip(files, values, strict=True)
-        ]
-        purified = self._purifier.purify(
-            images,
-            landmarks=None if places is None else [_array(place, "landmarks") for place in places],
-            color=self._color,
-            seed=self._seed,
-        )
-        return [
-            image if file is None else _encoded(_in_order(image, self._color), file)
-            for file, image in zip(files, purified, strict=True)
-        ]
+        """Purify all rows, in runs that fit into memory."""
+        result: list[Array | bytes] = []
+        for files, images in self._runs(values):
+            run = None if places is None else places[len(result) : len(result) + len(images)]
+            purified = self._purifier.purify(
+                images,
+                landmarks=None if run is None else [_array(place, "landmarks") for place in run],
+                color=self._color,
+                seed=self._seed,
+            )
+            result += [
+                image if file is None else _encoded(_in_order(image, self._color), file)
+                for file, image in zip(files, purified, strict=True)
+            ]
+        return result
+
+    def _runs(self, values: list[Any]) -> Iterator[tuple[list[DecodedImage | None], list[Array]]]:
+        """Decode rows until they have as many pixels as one image may have, again and again."""
+        files: list[DecodedImage | None] = []
+        images: list[Array] = []
+        pixels = 0
+        for value in values:
+            if isinstance(value, bytes):
+                file = decode_image(value, self._max_pixels)
+                image = _in_order(file.pixels, self._color)
+            else:
+                file, image = None, _array(value, "an image")
+            files.append(file)
+            images.append(image)
+            pixels += image.size if image.ndim < 3 else image.size // image.shape[-1]
+            if pixels >= self._max_pixels:
+                yield files, images
+                files, images, pixels = [], [], 0
+        if images:
+            yield files, images
 
 
 def _in_order(pixels: Array, color: Colour) -> Array:

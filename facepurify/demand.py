@@ -119,6 +119,8 @@ def demand_of(content: bytes, batch: int) -> int:
                 f"{name!r} without; export with static shapes"
                 + ("" if folds else ", or install ONNX Runtime 1.27 or newer")
             )
+        if min(shape, default=0) < 0:  # of a kernel larger than its image; it would be deducted
+            raise ModelContractError(f"expected sizes of 0 or more, got a tensor {name!r} {shape}")
         shapes[name] = tuple(shape)
         total += math.prod(shape) * _SIZES[kind]
     for operator, image, kernel, made in probe.convolutions:

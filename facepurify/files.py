@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["atomic_path", "check_folder", "target_of", "writing"]
+__all__ = ["atomic_path", "check_folder", "make_folder", "target_of", "writing"]
 
 _LONGEST = 255  # bytes of a file name
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
@@ -26,7 +27,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     was and the error goes on.
 
     Args:
-        path: The file to write. Its folder must exist; an older file is replaced.
+        path: The file to write. Its folder must exist; an older file is replaced, and hands on
+            who may read it.
 
     Yields:
         The path to write to, in the same folder.
@@ -48,6 +50,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         try:
+            with suppress(FileNotFoundError):
+                shutil.copymode(target, temporary)
             temporary.replace(target)
         except OSError as error:
             raise OutputError(f"could not put {target} in place: {error}") from error
@@ -65,6 +69,20 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise OutputError(f"expected a folder to write {target.name} into, got {target.parent}")
     return target
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, unless it is there; return its path.
+
+    Raises:
+        OutputError: It cannot be made, such as where a file has its name.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"could not make the folder {folder}: {error.strerror}") from error
+    return folder
 
 
 @contextmanager

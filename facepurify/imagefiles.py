@@ -21,6 +21,7 @@ from .files import atomic_path, writing
 from .imageheaders import ImageHeader, read_header
 
 __all__ = [
+    "MAX_PIXELS",
     "SUFFIXES",
     "DecodedImage",
     "decode_image",
@@ -129,7 +130,7 @@ def decode_image(
             f"expected at most {max_pixels:,} pixels, got {header.width}x{header.height}; "
             "scale it down"
         )
-    decoded = _decode(data)
+    decoded = _decode(header.content)
     if decoded is None or decoded.shape[:2] != (header.height, header.width):
         raise ImageFileError(f"expected a readable {header.format}, got a damaged one")
     return _split(decoded, header)
@@ -260,7 +261,7 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(data: bytes) -> NDArray[Any] | None:
     """Decode to grey, BGR or BGRA as stored; None if the decoder gives up."""
     try:
-        # unchanged: alpha is kept, EXIF ignored
+        # unchanged: alpha is kept
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None

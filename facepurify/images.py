@@ -73,9 +73,10 @@ def as_images(image: object) -> list[Array]:
     if isinstance(image, list):
         if not image:
             raise ImageShapeError("expected at least one image, got an empty list")
-        for index, one in enumerate(image):
+        return [
             _check(one, f"image {index} of the list", batch=False)
-        return list(image)
+            for index, one in enumerate(image)
+        ]
     array = _check(image, "the image", batch=True)
     return list(array) if array.ndim == 4 else [array]
 
@@ -213,6 +214,7 @@ def _check(image: object, name: str, *, batch: bool) -> Array:
             f"expected {name} to be a numpy array, got {type(image).__name__}; "
             "convert it with numpy.asarray, or decode it first"
         )
+    image = np.asarray(image)  # of a subclass the pixels alone count: a mask hides none
     if image.dtype not in _DTYPES:
         raise ImageTypeError(
             f"expected {name} to be uint8, or float32 / float64 in [0, 1], got {image.dtype}; "

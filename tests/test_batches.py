@@ -22,6 +22,7 @@ from facepurify import (
     FacePurifyError,
     ImageFileError,
     ImageShapeError,
+    ImageTooLargeError,
     OptionError,
     Purifier,
 )
@@ -88,6 +89,27 @@ def test_encoded_images_stay_what_they_are(tiny_model: Path, color: str) -> None
         if after.lossless:
             np.testing.assert_array_equal(after.pixels, purifier.purify(before.pixels))
     np.testing.assert_array_equal(decode_image(out[0]).alpha, alpha)
+
+
+def test_a_batch_of_large_images_is_done_in_runs(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = crops(5)
+    files = objects(*(encode_image(image, "PNG") for image in images))
+    whole = PurifyBatch(model=str(tiny_model))({"image": files})["image"]
+    runs = []
+    purify = Purifier.purify
+
+    def counted(self: Purifier, images: list[Array], **options: object) -> object:
+        runs.append(len(images))
+        return purify(self, images, **options)
+
+    monkeypatch.setattr(Purifier, "purify", counted)
+    small = PurifyBatch(model=str(tiny_model), max_pixels=2 * 112 * 112)
+    assert list(small({"image": files})["image"]) == list(whole)
+    assert runs == [2, 2, 1]
+    with pytest.raises(ImageTooLargeError, match="at most 12,543 pixels"):
+        PurifyBatch(model=str(tiny_model), max_pixels=112 * 112 - 1)({"image": files})
 
 
 def test_photos_with_landmarks(tiny_model: Path, photo: Array, landmarks: Array) -> None:

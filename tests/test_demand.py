@@ -103,6 +103,36 @@ def test_gigabytes_are_refused(tmp_path: Path, build_model: Build, name: str) ->
         Purifier(path, threads=1)
 
 
+@pytest.mark.parametrize(
+    ("operator", "weights", "options"),
+    [
+        ("MaxPool", [], {"kernel_shape": [10**9, 1]}),
+        ("AveragePool", [], {"kernel_shape": [1, 10**9]}),
+        ("MaxPool", [], {"kernel_shape": [3, 3], "dilations": [10**9, 1]}),
+        ("Conv", [kernel(1, 3, 200, 200)], {}),
+        ("Pad", [constant("w", 0, 0, -500, 0, 0, 0, 0, 0)], {}),
+    ],
+    ids=["MaxPool", "AveragePool", "dilations", "Conv", "Pad"],
+)
+def test_a_negative_size_is_not_deducted(
+    build_model: Build,
+    operator: str,
+    weights: list[onnx.TensorProto],
+    options: dict[str, object],
+) -> None:
+    inputs = [each.name for each in weights]
+    nodes = [
+        node("Tile", "image", "n", to="x"),
+        node(operator, "x", *inputs, to="y", **options),
+        node("Identity", "image", to="purified"),
+    ]
+    opsets = [helper.make_opsetid("", 18)]
+    initializers = [constant("n", 50_000, 1, 1, 1), *weights]
+    model = build_model(nodes, initializers=initializers, opset_imports=opsets)
+    with pytest.raises(ModelContractError, match=r"sizes of 0 or more|refuses the model"):
+        demand_of(model.SerializeToString(), 2)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_refusing_takes_no_memory(tmp_path: Path, build_model: Build) -> None:
     for number, name in enumerate(HUNGRY):

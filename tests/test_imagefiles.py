@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
 from facepurify import ImageFileError, ImageTooLargeError, OutputError
-from facepurify.imagefiles import read_image, write_image
+from facepurify.imagefiles import decode_image, read_image, write_image
 from facepurify.imageheaders import read_header
 
 RNG = np.random.default_rng(0)
@@ -172,6 +172,84 @@ def test_broken_exif_leaves_an_image_as_it_is(tmp_path, exif):
     assert read_image(save(tmp_path, "image.png", data)).pixels.shape == COLOUR.shape
 
 
+def tiff(orientation: int, order: str = "<", kind: int = 3) -> bytes:
+    """An EXIF block with nothing but an orientation, as SHORT (3) or as LONG (4)."""
+    value = struct.pack(order + ("H" if kind == 3 else "I"), orientation).ljust(4, b"\0")
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, 1)
+    return start + struct.pack(order + "HHI", 0x0112, kind, 1) + value + bytes(4)
+
+
+def with_exif(suffix: str, *blocks: bytes) -> bytes:
+    """An image of 30x20 with several EXIF blocks."""
+    data = encode(Image.fromarray(COLOUR), suffix)
+    if suffix == ".jpg":
+        segments = (b"Exif\0\0" + block for block in blocks)
+        marked = (b"\xff\xe1" + struct.pack(">H", len(each) + 2) + each for each in segments)
+        return data[:2] + b"".join(marked) + data[2:]
+    if suffix == ".png":
+        return data[:33] + b"".join(png_chunk(b"eXIf", each) for each in blocks) + data[33:]
+    parts = (b"EXIF" + struct.pack("<I", len(each)) + each for each in blocks)
+    chunks = data[12:] + b"".join(parts)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(("blocks", "turned"), [((6, 1), True), ((1, 6), False)])
+def test_the_first_orientation_counts(suffix, blocks, turned):
+    header = read_header(with_exif(suffix, *map(tiff, blocks)))
+    assert (header.orientation == 6) is turned
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_an_orientation_of_either_width(order, kind):
+    assert read_header(with_exif(".png", tiff(8, order, kind))).orientation == 8
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_decoder_gets_no_metadata(suffix):
+    # ImageDescription, 4,000 times the block's own length: OpenCV 5 copies each
+    entry = struct.pack("<HHII", 0x010E, 2, 1 << 15, 16)
+    slow = b"II*\0" + struct.pack("<IH", 8, 4000) + 4000 * entry + b"SECRET"
+    data = with_exif(suffix, slow)
+    if suffix == ".png":
+        text = b"k\0\0" + zlib.compress(bytes(8_000_000))  # libpng keeps it unpacked
+        data = data[:33] + png_chunk(b"zTXt", text) + data[33:]
+    if suffix == ".jpg":
+        data = data[:-2] + b"\xff\xfe\0\x08SECRET" + data[-2:]
+    header = read_header(data)
+    assert b"SECRET" in data
+    assert b"SECRET" not in header.content
+    plain = encode(Image.fromarray(COLOUR), suffix)
+    assert len(header.content) <= len(plain) + 8
+    np.testing.assert_array_equal(decode_image(data).pixels, decode_image(plain).pixels)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode", "options"),
+    [
+        (".png", "RGBA", {}),
+        (".png", "P", {"transparency": 3}),
+        (".png", "L", {"gamma": 0.5}),
+        (".jpg", "RGB", {"keep_rgb": True}),
+        (".jpg", "RGB", {"progressive": True, "comment": b"a comment"}),
+        (".webp", "RGBA", {"lossless": True}),
+        (".webp", "RGBA", {"quality": 50}),
+    ],
+)
+def test_without_metadata_the_pixels_are_the_same(suffix, mode, options):
+    source = Image.fromarray(np.dstack([COLOUR, ALPHA]))
+    more = {"icc_profile": bytes(131), "exif": tiff(1)}
+    data = encode(source.convert(mode), suffix, **more, **options)
+    header = read_header(data)
+    assert len(header.content) < len(data)
+    for flag in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR):
+        ours, theirs = (
+            cv2.imdecode(np.frombuffer(each, np.uint8), flag) for each in (header.content, data)
+        )
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -271,6 +349,7 @@ def test_less_pixels_than_the_header_says(tmp_path):
         ("image.tif", encode(Image.fromarray(COLOUR), ".png"), "suffix .png"),
         ("two.jpg", JPEG[:2] + FRAME + JPEG[2:], "expected one frame"),
         ("none.jpg", JPEG[:2] + b"\xff\xd9", "expected a frame"),
+        ("short.jpg", JPEG[:2] + b"\xff\xe1\0\1" + JPEG[2:], "2 bytes or more in a JPEG, got 1"),
         ("twelve.jpg", JPEG.replace(FRAME[:5], FRAME[:4] + b"\x0c"), "8 bits a channel, got 12"),
         ("zero.png", png_of(0, 20), "expected pixels, got 0x20"),
         ("zero.jpg", jpeg_of(30, 0), "expected pixels, got 30x0"),

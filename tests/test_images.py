@@ -161,6 +161,17 @@ def test_no_pixels(shape: tuple[int, ...]) -> None:
         as_images(np.zeros(shape, np.uint8))
 
 
+def test_a_subclass_is_taken_for_its_pixels() -> None:
+    grey = np.full((9, 7), 0.5)
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(grey)
+    for images in (as_images(matrix), as_images([matrix])):
+        assert type(images[0]) is np.ndarray
+    masked = np.ma.masked_array(np.full((9, 7), np.nan), mask=True)
+    with pytest.raises(ImageValueError, match="got nan to nan"):
+        as_images(masked)
+
+
 def test_empty_list() -> None:
     with pytest.raises(ImageShapeError, match="empty list"):
         as_images([])

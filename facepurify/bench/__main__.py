@@ -24,6 +24,7 @@ from facepurify.bench.run import measure
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.smoke import smoke_pairs
 from facepurify.errors import FacePurifyError, OptionError
+from facepurify.terminal import printable
 from facepurify.weights import read_manifest
 
 __all__ = ["main"]
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(given)
         _run(options)
     except FacePurifyError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; run the same command again to go on from here\n")

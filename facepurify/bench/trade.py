@@ -17,6 +17,7 @@ from facepurify.bench.results import Results, read_results
 from facepurify.bench.summary import WORTH, Headline, aligned_table, headlines, worth
 from facepurify.bench.table import RECORDS
 from facepurify.errors import DataError, OptionError
+from facepurify.files import make_folder
 
 __all__ = ["main", "render_trade", "traded"]
 
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     on_it = [run for run in runs if recognizer in {info.name for info in run.recognizers}]
     lines = traded(on_it, recognizer, options.purifier)
     plot = draw_trade(recognizer, lines)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     write_text(plot.svg, options.out / "trade.svg")
     table = f"{render_trade(lines)}\n{plot.title}. {plot.caption}\n"
     write_text(table, options.out / "trade.md")

@@ -16,6 +16,7 @@ from ..errors import (
 )
 from ..files import target_of
 from ..imagefiles import SUFFIXES, format_of
+from .record import Made
 
 __all__ = ["Job", "Plan", "check_free", "check_sheet", "check_target"]
 
@@ -26,13 +27,13 @@ class Job(NamedTuple):
     Attributes:
         source: The image.
         target: Where its result goes.
-        made: The SHA-256 of the result that an earlier run made of it; None if none did.
+        made: What an earlier run made of it; None if none did.
         error: Why there is no image to read, such as for a folder that cannot be searched.
     """
 
     source: Path
     target: Path
-    made: str | None = None
+    made: Made | None = None
     error: ImageFileError | None = None
 
 
@@ -164,7 +165,7 @@ def check_target(job: Job, plan: Plan, overwrite: bool) -> bool:
 
     Raises:
         OutputExistsError: Something is there and ``overwrite`` is off, or it is another image
-            of this run.
+            of this run, or the input is a link, which cannot be replaced.
     """
     if not job.target.exists():
         return False
@@ -172,6 +173,10 @@ def check_target(job: Job, plan: Plan, overwrite: bool) -> bool:
         if not overwrite:
             raise OutputExistsError(
                 f"expected another file than the input {job.target}; --overwrite replaces it"
+            )
+        if job.target.is_symlink():  # what it leads to would stay as it is
+            raise OutputExistsError(
+                f"expected a file to replace, got the link {job.target}; give what it leads to"
             )
         return True
     if plan.takes(job.target):

@@ -12,10 +12,17 @@ from typing import Any, NamedTuple
 import cv2
 
 from .. import __version__
-from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
-from ..files import atomic_path, writing
+from ..errors import (
+    FacePurifyError,
+    ImageFileError,
+    NoFaceError,
+    OptionError,
+    OutputError,
+)
+from ..files import atomic_path, make_folder, writing
 from ..imagefiles import encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
+from ..terminal import printable
 from .finding import default_pack, locate
 from .jobs import Job, Plan, check_target
 from .options import (
@@ -26,7 +33,15 @@ from .options import (
     purifier_of,
 )
 from .pool import cores, map_processes
-from .record import FAILED, DoneList, FailureList, begin_run, is_newer, is_same, make_folder
+from .record import (
+    FAILED,
+    DoneList,
+    FailureList,
+    Made,
+    begin_run,
+    is_same,
+    state_of,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -87,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     worker = _Worker(args, plan, done)
     name = worker.purifier.info.name
     tally = _Tally()
-    made: dict[str, str] = {}
+    made: dict[str, Made] = {}
     if plan.folder is not None:
         begin_run(plan.folder, worker.options(), anew=args.overwrite and not args.resume)
         if args.resume:
@@ -155,7 +170,7 @@ class _Tally:
         if self.failed <= _SHOWN:
             reason = str(outcome.error)
             named = str(job.source) in reason
-            self._shown.append(f"  {reason}" if named else f"  {job.source}: {reason}")
+            self._shown.append(f"  {printable(reason if named else f'{job.source}: {reason}')}")
 
     def report(self, count: int, name: str, path: Path | None) -> None:
         print(f"purified {self.faces} face(s) in {self.done} of {count} image(s) with {name}")
@@ -236,11 +251,13 @@ class _Worker:
         return _Outcome(error=ImageFileError(f"{job.source}: {reason}"))
 
     def _purify(self, job: Job) -> _Outcome:
-        there = job.made is not None and job.target.exists()
-        ours = there and is_same(job.target, str(job.made))
-        if ours and not is_newer(job.source, job.target):
-            return _Outcome(kept=True)
-        redo = ours or (there and not is_whole(job.target))
+        state = state_of(job.source)
+        redo = False
+        if job.made is not None and job.target.exists():
+            ours = is_same(job.target, job.made.sha256)
+            if ours and (job.made.state == state or job.target.samefile(job.source)):
+                return _Outcome(kept=True)
+            redo = ours or not is_whole(job.target)
         in_place = check_target(job, self._plan, self._args.overwrite or redo)
         try:
             image = read_image(job.source)
@@ -249,19 +266,20 @@ class _Worker:
             if not self._args.keep_faceless:
                 raise
             if not in_place:
-                self._write(job, job.source.read_bytes())
+                self._write(job, state, job.source.read_bytes())
             return _Outcome(copied=True)
         purified = self.purifier.purify(image.pixels, landmarks=landmarks, seed=self._args.seed)
         format = format_of(job.target)
-        self._write(job, encode_image(purified, format, alpha=image.alpha, lossless=image.lossless))
+        content = encode_image(purified, format, alpha=image.alpha, lossless=image.lossless)
+        self._write(job, state, content)
         return _Outcome(1 if landmarks is None else len(landmarks), replaced=in_place)
 
-    def _write(self, job: Job, content: bytes) -> None:
+    def _write(self, job: Job, state: str, content: bytes) -> None:
         """List a result, then put it in its place."""
         make_folder(job.target.parent)
         with writing(job.target), atomic_path(job.target) as temporary:
             temporary.write_bytes(content)
-            self._done.add(job.source, job.target, content)
+            self._done.add(job.source, state, job.target, content)
 
 
 def _workers(args: argparse.Namespace, count: int) -> int:

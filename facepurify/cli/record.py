@@ -7,10 +7,10 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import OptionError, OutputError
-from ..files import atomic_path, writing
+from ..files import atomic_path, make_folder, writing
 
 __all__ = [
     "DONE",
@@ -18,10 +18,10 @@ __all__ = [
     "RUN",
     "DoneList",
     "FailureList",
+    "Made",
     "begin_run",
-    "is_newer",
     "is_same",
-    "make_folder",
+    "state_of",
 ]
 
 _Self = TypeVar("_Self", bound="_Lines")
@@ -90,12 +90,25 @@ class _Lines:
             self._file.close()
 
 
+class Made(NamedTuple):
+    """What an earlier run made of an image.
+
+    Attributes:
+        sha256: Of the result.
+        state: Of the source when it was read, as :func:`state_of` tells it.
+    """
+
+    sha256: str
+    state: str
+
+
 class DoneList(_Lines):
     """The results that were made, one JSON object a line, each written before it is put in place.
 
-    A line has the ``source``, the ``result`` (below the folder) and the ``sha256`` of what the
-    run made of it. So a result is known by its content: whatever else came to its place, and
-    whenever the run was killed. Several processes may write to one list.
+    A line has the ``source`` and its ``state`` when it was read, the ``result`` (below the folder)
+    and the ``sha256`` of what the run made of it. So a result is known by its content: whatever
+    else came to its place, and whenever the run was killed. Several processes may write to one
+    list.
 
     Args:
         folder: The folder for the results; None to write none. Pickles as long as nothing was
@@ -105,7 +118,7 @@ class DoneList(_Lines):
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def add(self, source: Path, result: Path, content: bytes) -> None:
+    def add(self, source: Path, state: str, result: Path, content: bytes) -> None:
         """Write one line.
 
         Raises:
@@ -115,6 +128,7 @@ class DoneList(_Lines):
             return
         line = {
             "source": str(source),
+            "state": state,
             "result": str(result.relative_to(self._folder)),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
@@ -127,31 +141,31 @@ class DoneList(_Lines):
             if self._file.write(text) < len(text):
                 raise OutputError(f"could not write {path}: no space is left")
 
-    def made(self, root: Path) -> dict[str, str]:
+    def made(self, root: Path) -> dict[str, Made]:
         """Read what was made of the sources below a folder, in their places.
 
         Args:
             root: The folder that the results mirror.
 
         Returns:
-            The SHA-256 of the result of each source. Lines that are none are passed over.
+            What was made of each source. Lines that are none are passed over.
 
         Raises:
             OutputError: The list cannot be read.
         """
         if self._folder is None:
             return {}
-        found: dict[str, str] = {}
+        found: dict[str, Made] = {}
         path = self._folder / DONE
         try:
             with path.open("rb") as lines:
                 for text in lines:
                     line = _object(text)
-                    source, result, digest = (
-                        str(line.get(key)) for key in ("source", "result", "sha256")
+                    source, state, result, digest = (
+                        str(line.get(key)) for key in ("source", "state", "result", "sha256")
                     )
                     if source == os.path.join(root, result):  # noqa: PTH118 (much faster)
-                        found[source] = digest
+                        found[source] = Made(digest, state)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -172,13 +186,13 @@ def is_same(path: Path, sha256: str) -> bool:
     return digest.hexdigest() == sha256
 
 
-def is_newer(source: Path, result: Path) -> bool:
-    """Tell whether a file was changed after its result was written, by their times, as make does.
-
-    Raises:
-        OSError: One of them cannot be looked at.
-    """
-    return source.stat().st_mtime_ns > result.stat().st_mtime_ns
+def state_of(path: Path) -> str:
+    """Tell a file from what comes to its place later, by size and time of the last change."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "not there"
+    return f"{status.st_size} bytes at {status.st_mtime_ns} ns"
 
 
 class FailureList(_Lines):
@@ -219,18 +233,6 @@ class FailureList(_Lines):
                 make_folder(self.path.parent)
                 self._file = self.path.open("w", encoding="ascii", buffering=1)
             self._file.write(json.dumps(line) + "\n")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"could not make the folder {folder}: {error.strerror}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

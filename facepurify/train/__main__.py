@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from facepurify.errors import FacePurifyError, OptionError, SeedError
+from facepurify.terminal import printable
 from facepurify.train.commands import antibodies, data, denoisers, recognizers, shipping
 from facepurify.train.commands.options import Commands
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.set_num_threads(options.threads)
         options.command(options)
     except FacePurifyError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -23,7 +23,7 @@ from facepurify.bench.attacks import FGSM, GOALS, MIM, PGD, Attack
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.summary import aligned_table, percent
 from facepurify.errors import DataError, OptionError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.train.attack_pack import AttackPack, write_pack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Trial, on_tensors
@@ -154,8 +154,7 @@ def ablate(
         DataError: the folder holds a study of other settings.
     """
     _check(arms, guides, trial, net, space, draw_noise)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     settings = {
         "guides": [guide.name for guide in guides],
         "judge": trial.recognizer.name,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.pin import PinNet, Selector
 from facepurify.train.selector import AnalyzerSelector, LightSelector
@@ -85,11 +86,16 @@ class AisNet(PinNet):
         basis: of the immune space.
         selector: the analyzer, one of ``ANALYZERS``.
         memory: cells (published: 128); 0 for none.
+
+    Raises:
+        OptionError: fewer cells than none, or no such selector.
     """
 
     selectors: ClassVar[Mapping[str, type[Selector]]] = ANALYZERS
 
     def __init__(self, basis: Basis, selector: str = "light", memory: int = 128) -> None:
+        if memory < 0:
+            raise OptionError(f"expected 0 memory cells or more, got {memory}")
         super().__init__(basis, selector)
         self.memory = MemoryCells(memory, self.selector.code_size) if memory else None
         self.norm = nn.BatchNorm1d(self.space.count)

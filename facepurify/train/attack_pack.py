@@ -6,6 +6,7 @@ made anew at each step; that costs most of the time of a training run on a small
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,6 +68,14 @@ class AttackPack:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def digest(self) -> str:
+        """Of the images and of what the guides see in them, in hexadecimal."""
+        checksum = hashlib.sha256("\0".join(self.guides).encode())
+        for array in (self.clean, self.attacked, *self.embeddings, self.strength):
+            checksum.update(np.ascontiguousarray(array).data)
+        return checksum.hexdigest()
 
     def every(self, step: int) -> AttackPack:
         """Each so-manieth face, so that all attacks are among them; views, not copies."""
@@ -295,7 +304,9 @@ def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:
 
 def _with_steps(family: str, steps: int) -> Attack:
     attack = get_attack(family)
-    return get_attack(f"{family}{steps}") if attack.count == "steps" else attack
+    if attack.count != "steps" or family[-1].isdigit():  # a number that was asked for stays
+        return attack
+    return get_attack(f"{family}{steps}")
 
 
 def turned(embeddings: Tensor, generator: torch.Generator) -> Tensor:

@@ -71,7 +71,8 @@ def fit_autoencoder(
     net.train()
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    sources = {"attacks": pack.digest}
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for _, generator in loop:
         _, _, clean, attacked = pack.draw(recipe.batch, generator)
         is_clean = torch.rand(len(clean), generator=generator) < recipe.clean

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.linalg
 
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.images import SIZE
 from facepurify.train.arrays import read_arrays
@@ -26,6 +26,7 @@ __all__ = [
     "RGB_TO_YCC",
     "Basis",
     "Block",
+    "check_sizes",
     "dct_matrix",
     "fit_basis",
     "frequency_energy",
@@ -161,6 +162,16 @@ def zone(energy: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
     return np.sort(np.argsort(-energy, kind="stable")[:count])
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuses numbers of eigenfaces and frequencies that make no basis.
+
+    Raises:
+        OptionError: one is below 1.
+    """
+    if wrong := ", ".join(f"{name} {size}" for name, size in sizes.items() if size < 1):
+        raise OptionError(f"expected sizes of 1 or more, got {wrong}")
+
+
 def fit_basis(
     batches: Iterable[npt.NDArray[np.uint8]],
     energy: Floats,
@@ -183,8 +194,10 @@ def fit_basis(
         chroma_zone: how many frequencies of Cb, and as many of Cr.
 
     Raises:
+        OptionError: a number of eigenfaces or frequencies below 1.
         DataError: no faces, or fewer than eigenfaces asked for.
     """
+    check_sizes(luma=luma, chroma=chroma, luma_zone=luma_zone, chroma_zone=chroma_zone)
     zones = [
         kept[kept % SIZE % 2 == odd]
         for kept in (zone(energy[0], luma_zone), zone(energy[1] + energy[2], chroma_zone))

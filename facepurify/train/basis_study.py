@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from facepurify.errors import OptionError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.images import SIZE
 from facepurify.train.basis import RGB_TO_YCC, Basis, dct_matrix
 from facepurify.train.faces import FaceSet
@@ -87,8 +87,7 @@ def study_basis(basis: Basis, faces: FaceSet, folder: str | Path) -> None:
     """
     luma = sum(len(block.eigenvalues) for block in basis.luma)
     check_study(luma, faces)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     counts = [count for count in COUNTS if count <= luma]
     held_out = _luma(faces.images[faces.validation])
     rows = {

@@ -21,7 +21,7 @@ from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_f
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.run import check_names
 from facepurify.errors import DataError, OptionError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.purifier import Purifier
 from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
@@ -175,8 +175,7 @@ def choose(
         OptionError: there is no such baseline.
     """
     arrive = get_defence(delivered).purify
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     candidates: dict[str, Purify] = {"none": lambda images: images}
     if basis is not None:
         for luma, chroma in FIXED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from facepurify.errors import DataError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.imagefiles import SUFFIXES
 from facepurify.images import SIZE
 
@@ -35,7 +36,7 @@ class FaceSet:
         names: N paths, relative to the folder that they were found in.
         held_out: bool [N], the tenth kept for choices; all images of one identity fall together.
         skipped: how many images were left out, by reason.
-        digest: of the files' names and sizes and of what is left out: other faces, another digest.
+        digest: of the names and the pixels: other faces, another digest.
     """
 
     images: npt.NDArray[np.uint8]
@@ -71,6 +72,19 @@ class FaceSet:
     def identity(self, index: int) -> str:
         """The folder that holds the image: its identity where the set has identities."""
         return str(Path(self.names[index]).parent)
+
+    def summary(self) -> str:
+        """How many faces and identities there are, in a line to be read before a long run."""
+        labels = self.labels()
+        sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
+        known = f"{len(sizes)} identities" + (
+            f" of up to {sizes.max()} faces" if len(sizes) else ""
+        )
+        left_out = ", ".join(f"{count} {why}" for why, count in self.skipped.items())
+        return (
+            f"{len(self)} faces, {len(self.validation)} of them held out; {known}; "
+            f"left out: {left_out}"
+        )
 
     def labels(self) -> npt.NDArray[np.int64]:
         """[N], a number for each identity that has a folder of its own below its set; else -1."""
@@ -115,8 +129,10 @@ def load_faces(
 
     Args:
         folders: where aligned crops lie, at any depth. Identities and what is held out go by
-            their last names, which must differ.
-        cache: a folder for the packed array; a later call with the same files uses it as it is.
+            their last names, which must differ. A folder that holds nothing but another one, as
+            an unpacked archive may, is looked through: that other one is no identity.
+        cache: a folder for the packed array; a later call with the same files, by names, sizes
+            and times, uses it as it is.
         max_black: crops with a larger black share are left out (counted in ``skipped``).
 
     Raises:
@@ -134,21 +150,22 @@ def load_faces(
                 f"expected folders of different names, got {named[name]} and {folder}: rename one"
             )
         named[name] = folder
+        inner = _looked_through(folder)
         found += [
-            (path, str(Path(name) / path.relative_to(folder)))
-            for path in sorted(folder.rglob("*"))
+            (path, str(Path(name) / path.relative_to(inner)))
+            for path in sorted(inner.rglob("*"))
             if path.suffix.lower() in SUFFIXES
         ]
     if not found:
         raise DataError(
             f"no image ({', '.join(sorted(SUFFIXES))}) below {', '.join(map(str, folders))}"
         )
-    digest = hashlib.sha256(f"{max_black}".encode())
+    key = hashlib.sha256(f"{max_black}".encode())
     for path, name in found:
-        digest.update(f"{name}\0{path.stat().st_size}\n".encode())
-    cache = Path(cache)
-    cache.mkdir(parents=True, exist_ok=True)
-    pixels = cache / f"faces-{digest.hexdigest()[:16]}.raw"
+        status = path.stat()
+        key.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    cache = make_folder(cache)
+    pixels = cache / f"faces-{key.hexdigest()[:16]}.raw"
     index = pixels.with_suffix(".json")
     if not (pixels.exists() and index.exists()):
         _pack(found, pixels, index, max_black)
@@ -159,8 +176,14 @@ def load_faces(
         names=names,
         held_out=np.array([_held_out(name) for name in names]),
         skipped=listing["skipped"],
-        digest=digest.hexdigest(),
+        digest=listing["digest"],
     )
+
+
+def _looked_through(folder: Path) -> Path:
+    while len(inside := list(itertools.islice(folder.iterdir(), 2))) == 1 and inside[0].is_dir():
+        folder = inside[0]
+    return folder
 
 
 def _held_out(name: str) -> bool:
@@ -172,6 +195,7 @@ def _held_out(name: str) -> bool:
 
 def _pack(found: list[tuple[Path, str]], pixels: Path, index: Path, max_black: float) -> None:
     names: list[str] = []
+    digest = hashlib.sha256()
     skipped = {"black": 0, "unreadable": 0}
     with atomic_path(pixels) as temporary, temporary.open("wb") as out:
         for path, name in tqdm(found, desc="reading faces", unit="face"):
@@ -187,9 +211,12 @@ def _pack(found: list[tuple[Path, str]], pixels: Path, index: Path, max_black: f
             if black_fraction(np.asarray(image, np.uint8)) > max_black:
                 skipped["black"] += 1
                 continue
-            out.write(image[..., ::-1].tobytes())
+            content = image[..., ::-1].tobytes()
+            out.write(content)
             names.append(name)
+            digest.update(f"{name}\0".encode() + content)
         if not names:
             raise DataError(f"no usable face among {len(found)} images: {skipped}")
     with atomic_path(index) as temporary:
-        temporary.write_text(json.dumps({"names": names, "skipped": skipped}))
+        listing = {"names": names, "skipped": skipped, "digest": digest.hexdigest()}
+        temporary.write_text(json.dumps(listing))

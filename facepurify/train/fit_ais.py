@@ -203,7 +203,10 @@ def fit_ais(
         recipe,
         seed=workers.seed(seed),
         resume=resume,
-    )
+        sources={
+            "attacks": pack.digest, "guides": ", ".join(each.sha256 for each in guides)
+        },
+    )  # fmt: skip
     for step, generator in loop:
         which = step % len(guides)
         embed = _embed_of(guides[which], device)

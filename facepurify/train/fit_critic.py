@@ -16,7 +16,7 @@ from facepurify.train.attack_pack import AttackPack
 from facepurify.train.critic import AffinityCritic, relative
 from facepurify.train.delivery import recompress_some
 from facepurify.train.fit_ais import shift_of
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, weights_of
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.pin import sparsity_weight
 from facepurify.train.selection import Affinity, clone
@@ -94,7 +94,12 @@ def fit_critic(
     optimiser = Optimiser(critic.parameters(), recipe.rate, recipe.steps)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     parts = {"net": critic, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    sources = {
+        "attacks": pack.digest,
+        "guides": ", ".join(each.sha256 for each in guides),
+        "AIS": weights_of(net),
+    }
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for step, generator in loop:
         which = step % len(guides)
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)

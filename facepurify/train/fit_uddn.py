@@ -146,7 +146,8 @@ def fit_uddn(
     net.train(not (recipe.settled or recipe.rehearse))
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    sources = {"attacks": pack.digest, "guides": ", ".join(each.sha256 for each in recognizers)}
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for step, generator in loop:
         which = step % len(guides)
         guide = guides[which]

@@ -201,7 +201,8 @@ def fit_gnr(
     )
     parts: dict[str, Stateful] = {"net": net, "makes": makes, "judges": judges}
     net.train()
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    sources = {"attacks": pack.digest}
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for _, generator in loop:
         for _ in range(recipe.critic_steps):
             chosen = torch.randint(len(rows), (recipe.batch,), generator=generator)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facepurify.bench.attacks.base import per_image
 from facepurify.bench.recognizers import Recognizer
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import add_noise
 from facepurify.train.gnr import Gnr, real_noise, split
@@ -98,8 +98,7 @@ def study_gnr(
         }
         for name, noise in noises.items()
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with atomic_path(folder / "gnr.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     with atomic_path(folder / "gnr.png") as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facepurify.errors import DataError, OptionError, OutputExistsError, SeedError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 
 __all__ = [
     "CHECKPOINT",
@@ -27,6 +28,7 @@ __all__ = [
     "checkpoint_in",
     "load_run",
     "mean_or_nan",
+    "weights_of",
 ]
 
 CHECKPOINT = "checkpoint.pt"
@@ -99,11 +101,13 @@ class Loop:
         parts: what to save and restore, by name.
         recipe: how many steps the run has in all, and whatever else it is trained by.
         seed: of the whole run.
-        resume: continue the run in ``folder``, by the recipe and the seed that it was begun with.
-            Without it the folder must hold no run.
+        resume: continue the run in ``folder``, by the recipe, the seed and the sources that it
+            was begun with. Without it the folder must hold no run.
+        sources: what it is made of besides (faces, guides), a checksum by its name.
 
     Raises:
-        OptionError: fewer than one step or two images a step; or the run has another recipe.
+        OptionError: fewer than one step or two images a step; or the run has another recipe or
+            other sources.
         SeedError: the seed is below 0.
         OutputExistsError: the folder holds a run and ``resume`` was not asked for.
         DataError: the checkpoint belongs to another model or is damaged.
@@ -117,6 +121,7 @@ class Loop:
         *,
         seed: int = 0,
         resume: bool = False,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         if recipe.steps < 1 or recipe.batch < 2:
             raise OptionError(
@@ -125,12 +130,11 @@ class Loop:
             )
         if seed < 0:
             raise SeedError(f"expected a seed >= 0, got {seed}")
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = make_folder(folder)
         self._parts = parts
         self._steps = recipe.steps
         self._seed = seed
-        self._settings = {**asdict(recipe), "seed": seed}
+        self._settings = {**asdict(recipe), "seed": seed, **(sources or {})}
         self._step = 0
         self._rows: list[dict[str, float]] = []
         if not resume:
@@ -226,6 +230,14 @@ def load_run(net: nn.Module, folder: str | Path) -> None:
     with checkpoint_in(folder) as state:
         net.load_state_dict(state["parts"]["net"])
     net.eval()
+
+
+def weights_of(net: nn.Module) -> str:
+    """The checksum of a network's weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def mean_or_nan(values: Tensor) -> float:

@@ -7,7 +7,7 @@ fix pulls the embedding of that image back to the source's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from facepurify.errors import OptionError
 from facepurify.train.arcface import ArcFace
 from facepurify.train.faces import FaceSet
 from facepurify.train.loop import Loop, Stateful
-from facepurify.train.optimiser import check_finite, one_cycle
+from facepurify.train.optimiser import check_finite, check_schedule, one_cycle
 from facepurify.train.recognizer import augment
 from facepurify.train.shares import check_shares
 
@@ -149,6 +149,7 @@ def harden(
     purify: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     resume: bool = False,
+    sources: Mapping[str, str] | None = None,
 ) -> None:
     """Fine-tunes a recognizer in place; the run (checkpoint, log, curve) lies in ``folder``.
 
@@ -164,11 +165,13 @@ def harden(
             beside raw clean faces: the gallery is not purified, and it is what is aimed at.
         seed: of the run.
         resume: go on with the run in ``folder``.
+        sources: what teacher and purifier are, by name, for ``resume`` to hold against.
 
     Raises:
-        OptionError: the recipe asks for teaching and there is no teacher, or the reverse; or for a
-            share of purified steps, and there is no purifier.
+        OptionError: no steps or no rate; the recipe asks for teaching and there is no teacher, or
+            the reverse; or for a share of purified steps, and there is no purifier.
     """
+    check_schedule(recipe.rate, recipe.steps)
     if purify is None and recipe.purified != 1:
         raise OptionError("expected a purifier for a share of purified steps, got none")
     if (teacher is None) != (recipe.teaching == 0):
@@ -192,7 +195,10 @@ def harden(
         return nn.functional.normalize(net(see(blob, through)))
 
     training = faces.training
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    loop = Loop(
+        folder, parts, recipe, seed=seed, resume=resume,
+        sources={"faces": faces.digest, **(sources or {})},
+    )  # fmt: skip
     for _, generator in loop:
         rows = training[torch.randint(len(training), (recipe.batch,), generator=generator).numpy()]
         clean = augment(torch.from_numpy(faces.images[rows]), generator).to(device)

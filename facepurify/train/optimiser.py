@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.train.distributed import Workers
 from facepurify.train.loop import Stateful
 
-__all__ = ["Optimiser", "check_finite", "one_cycle"]
+__all__ = ["Optimiser", "check_finite", "check_schedule", "one_cycle"]
 
 
 class Optimiser:
@@ -28,6 +29,9 @@ class Optimiser:
         decay: of the weights.
         longest: gradients longer than this are cut to it; None for never.
         workers: whose gradients are averaged.
+
+    Raises:
+        OptionError: fewer than one step, or a rate that is not above 0.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Optimiser:
         longest: float | None = 1.0,
         workers: Workers | None = None,
     ) -> None:
+        check_schedule(rate, steps)
         self._workers = workers or Workers()
         self._parameters = list(parameters)
         self._longest = longest
@@ -65,6 +70,16 @@ class Optimiser:
             nn.utils.clip_grad_norm_(self._parameters, self._longest)
         self._optimizer.step()
         self._schedule.step()
+
+
+def check_schedule(rate: float, steps: int) -> None:
+    """Refuses what no run can be trained by.
+
+    Raises:
+        OptionError: fewer than one step, or a rate that is not above 0.
+    """
+    if steps < 1 or not 0 < rate < math.inf:
+        raise OptionError(f"expected steps of 1 or more and a rate above 0, got {steps} and {rate}")
 
 
 def one_cycle(

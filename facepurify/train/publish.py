@@ -12,7 +12,7 @@ import onnx
 
 from facepurify import __version__
 from facepurify.errors import DataError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 
 __all__ = ["Origin", "publish_purifier", "publish_recognizer"]
 
@@ -88,7 +88,7 @@ def _described(file: Path, name: str) -> dict[str, Any]:
 
 
 def _publish(file: Path, folder: Path, section: str, name: str, entry: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "manifest.json"
     if path.exists():
         manifest = json.loads(path.read_text("utf-8"))

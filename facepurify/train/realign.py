@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from facepurify.errors import DataError, LandmarkError, ModelContractError, ModelNotFoundError
 from facepurify.extras import require
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.geometry import align
 from facepurify.imagefiles import SUFFIXES
 
@@ -103,7 +103,7 @@ def realign(source: str | Path, detector: Landmarks, target: str | Path) -> dict
         if crop is None:
             counts["no face"] += 1
             continue
-        crop_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(crop_path.parent)
         with atomic_path(crop_path) as temporary:
             cv2.imwrite(str(temporary), crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         counts["written"] += 1

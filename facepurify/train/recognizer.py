@@ -128,7 +128,8 @@ def distill(
     )  # fmt: skip
     parts = {"net": net, "head": head, **optimiser.parts}
     loop = Loop(
-        workers.folder(folder), parts, recipe, seed=workers.seed(seed), resume=resume
+        workers.folder(folder), parts, recipe, seed=workers.seed(seed), resume=resume,
+        sources={"faces": faces.digest, "teacher": teacher.sha256},
     )  # fmt: skip
     stages = [*net.stages, net.embedding]
     tutor = StageTeacher(teacher, net.shapes()) if recipe.stagewise or recipe.hints else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from facepurify.errors import DataError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.immune import ImmuneNet
@@ -48,7 +48,7 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
     """
     path = Path(folder) / MODEL
     noted = {"method": method, **fields}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if path.exists() and (before := json.loads(path.read_text("utf-8"))) != noted:
         raise DataError(f"expected a run of {noted} in {folder}, got one of {before}")
     with atomic_path(path) as temporary:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.purifier import Purifier
 from facepurify.search import AFFINITIES, Recognize
 from facepurify.train.choose import Floats, Trial
@@ -73,8 +73,7 @@ def study_search(
             rows[name] = trial.judge(timed)
             rows[name]["ms"] = 1000 * timed.seconds / timed.images
         results[trial.recognizer.name] = rows
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with atomic_path(folder / "search.json") as temporary:
         temporary.write_text(
             json.dumps({"budget": budget, "in loop": in_loop, "results": results}, indent=1) + "\n",

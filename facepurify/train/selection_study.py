@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
-from facepurify.files import atomic_path
+from facepurify.files import atomic_path, make_folder
 from facepurify.train.ais import AisNet
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.fit_ais import AisRecipe, shift_of
@@ -123,8 +123,7 @@ def study_selection(
             "seconds": spent,
             "curve": _train(copy.deepcopy(net), task, gradient, study, recipe, seed),
         }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with atomic_path(folder / "gradient.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     with atomic_path(folder / "gradient.png") as temporary:

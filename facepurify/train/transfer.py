@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from facepurify.train.choose import Purify, Trial, held_out_trial, on_tensors
 from facepurify.train.facenet import FaceNet
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fresh import attack_now
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, weights_of
 from facepurify.train.optimiser import Optimiser
 from facepurify.train.recognizer import export_recognizer
 from facepurify.train.shares import check_shares
@@ -94,15 +94,20 @@ def transfer(
         For each row the genuine pairs rejected and the success of each attack, as fractions.
     """
     folder = Path(folder)
+    sources = {
+        "faces": faces.digest, "recognizer": weights_of(base), "denoiser": weights_of(denoiser)
+    }  # fmt: skip
     students: dict[str, FaceNet] = {}
     for name, purify in (("distillation only", _as_it_is), ("all", denoiser.purify)):
         place = folder / name.replace(" ", "-")
         teacher, head = tune_teacher(
-            base, purify, faces, recipe, place / "teacher", seed=seed, resume=resume
-        )
+            base, purify, faces, recipe, place / "teacher",
+            seed=seed, resume=resume, sources=sources,
+        )  # fmt: skip
         students[name] = teach_student(
-            base, teacher, head, purify, faces, recipe, place / "student", seed=seed, resume=resume
-        )
+            base, teacher, head, purify, faces, recipe, place / "student",
+            seed=seed, resume=resume, sources=sources,
+        )  # fmt: skip
     files = {"none": folder / "base.onnx", "distillation only": folder / "distilled.onnx"}
     export_recognizer(copy.deepcopy(base), files["none"])
     export_recognizer(students["distillation only"], files["distillation only"])
@@ -137,6 +142,7 @@ def tune_teacher(
     *,
     seed: int = 0,
     resume: bool = False,
+    sources: Mapping[str, str] | None = None,
 ) -> tuple[FaceNet, ArcFace]:
     """Tunes a copy of ``base`` on purified faces, clean and attacked.
 
@@ -156,7 +162,7 @@ def tune_teacher(
     head = ArcFace(net.dim, int(labels.max()) + 1)
     optimiser = Optimiser([*net.parameters(), *head.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": head, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         with torch.no_grad():
@@ -180,6 +186,7 @@ def teach_student(
     *,
     seed: int = 0,
     resume: bool = False,
+    sources: Mapping[str, str] | None = None,
 ) -> FaceNet:
     """Teaches a copy of ``base`` the teacher's outputs on purified faces.
 
@@ -194,7 +201,7 @@ def teach_student(
     net, own = _trainable(base), copy.deepcopy(head).train().requires_grad_()
     optimiser = Optimiser([*net.parameters(), *own.parameters()], recipe.rate, recipe.steps)
     parts = {"net": net, "head": own, **optimiser.parts}
-    loop = Loop(folder, parts, recipe, seed=seed + 1, resume=resume)
+    loop = Loop(folder, parts, recipe, seed=seed + 1, resume=resume, sources=sources)
     for _, generator in loop:
         clean, seen, label = _draw(base, purify, faces, labels, recipe, generator)
         known = label >= 0

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from facepurify import OutputError, Purifier
-from facepurify.cli.record import DONE, FAILED, RUN, DoneList
+from facepurify.cli.record import DONE, FAILED, RUN, DoneList, Made
 from facepurify.imagefiles import read_image, write_image
 
 CROPS = 120
@@ -220,14 +220,17 @@ def test_results_of_other_inputs_are_not_kept(crop_file, tiny_model, tmp_path, r
     assert (output / "crop.png").read_bytes() != before
 
 
-def test_the_result_of_a_photo_that_was_replaced_is_made_anew(crop_file, tiny_model, tmp_path, run):
+@pytest.mark.parametrize("seconds", [1, -3600])  # programs that copy files keep their times
+def test_the_result_of_a_photo_that_was_replaced_is_made_anew(
+    crop_file, tiny_model, tmp_path, run, seconds
+):
     output = tmp_path / "out"
     arguments = ["purify", crop_file.parent, "-o", output, "--model", tiny_model]
     assert run(*arguments)[0] == 0
     before = (output / "crop.png").read_bytes()
     write_image(crop_file, np.zeros((112, 112, 3), np.uint8))
-    later = (output / "crop.png").stat().st_mtime_ns + 1_000_000_000
-    os.utime(crop_file, ns=(later, later))
+    changed = (output / "crop.png").stat().st_mtime_ns + seconds * 1_000_000_000
+    os.utime(crop_file, ns=(changed, changed))
     status, out, _ = run(*arguments, "--resume")
     assert status == 0
     assert "kept" not in out
@@ -292,18 +295,18 @@ def test_a_list_that_was_cut_short(tmp_path):
     root, output = tmp_path / "in", tmp_path / "out"
     output.mkdir()
     with DoneList(output) as done:
-        done.add(root / "a.png", output / "a.png", b"a")
+        done.add(root / "a.png", "of then", output / "a.png", b"a")
     path = output / DONE
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:50] + b"\n[]\n\xff\n" + whole[:30])
     odd = "caf\udce9\n.png"  # a name that is not UTF-8
     with DoneList(output) as done:
-        done.add(root / odd, output / odd, b"b")
-        done.add(tmp_path / "else" / "c.png", output / "c.png", b"c")
-        done.add(root / "a.png", output / "a.png", b"d")
+        done.add(root / odd, "odd", output / odd, b"b")
+        done.add(tmp_path / "else" / "c.png", "else", output / "c.png", b"c")
+        done.add(root / "a.png", "of now", output / "a.png", b"d")
     assert DoneList(output).made(root) == {
-        str(root / "a.png"): hashlib.sha256(b"d").hexdigest(),
-        str(root / odd): hashlib.sha256(b"b").hexdigest(),
+        str(root / "a.png"): Made(hashlib.sha256(b"d").hexdigest(), "of now"),
+        str(root / odd): Made(hashlib.sha256(b"b").hexdigest(), "odd"),
     }
 
 
@@ -319,11 +322,11 @@ def test_a_list_that_cannot_be_written_or_read(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, DoneList(tmp_path) as done:
         patch.setattr(Path, "open", lambda *_, **__: AlmostFull())
         with pytest.raises(OutputError, match=r"could not write .*: no space is left"):
-            done.add(path, path, b"")
+            done.add(path, "", path, b"")
     (tmp_path / DONE).mkdir()
     with DoneList(tmp_path) as done:
         with pytest.raises(OutputError, match=f"could not write .*{DONE}"):
-            done.add(path, path, b"")
+            done.add(path, "", path, b"")
         with pytest.raises(OutputError, match=f"could not read .*{DONE}"):
             done.made(tmp_path)
 
@@ -435,3 +438,30 @@ def test_wrong_workers(crop_file, tiny_model, tmp_path, run):
     status, _, err = run(*arguments, "--workers", 0)
     assert status == 1
     assert "expected workers >= 1, got 0" in err
+
+
+def test_a_name_that_a_terminal_would_act_on(tiny_model, tmp_path, run):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\x1b[2J\nb.png").write_bytes(b"no image")
+    status, _, err = run("purify", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_model)
+    assert status == 1
+    assert r"a\x1b[2J\nb.png: expected a JPEG, PNG or WebP" in err
+    assert run("purify", tmp_path / "\x1b]0;.png", "-o", tmp_path)[2].count("\x1b") == 0
+
+
+def test_an_input_that_is_replaced_stays_private(crop_file, tiny_model, run):
+    crop_file.chmod(0o600)
+    arguments = ["purify", crop_file, "-o", crop_file, "--model", tiny_model, "--overwrite"]
+    assert run(*arguments)[0] == 0
+    assert crop_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_is_not_replaced(crop_file, tiny_model, tmp_path, run):
+    link = tmp_path / "link.png"
+    link.symlink_to(crop_file)
+    before = crop_file.read_bytes()
+    status, _, err = run("purify", link, "-o", link, "--model", tiny_model, "--overwrite")
+    assert status == 1
+    assert "expected a file to replace, got the link" in err
+    assert link.is_symlink()
+    assert crop_file.read_bytes() == before

@@ -66,16 +66,32 @@ def test_a_set_goes_by_the_last_name_of_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     face = np.full((112, 112, 3), 120, np.uint8)
-    for folder in ("a/train/p0", "b/train/p0"):
+    for folder in ("a/train/p0", "a/train/p1", "b/train/p0"):
         (tmp_path / folder).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / folder / "0.png"), face)
     monkeypatch.chdir(tmp_path / "a" / "train")
     here = load_faces(["."], tmp_path / "cache")
     assert here.names == load_faces([tmp_path / "a" / "train"], tmp_path / "cache").names
-    assert here.names == ("train/p0/0.png",)
-    assert here.labels().tolist() == [0]
+    assert here.names == ("train/p0/0.png", "train/p1/0.png")
+    assert here.labels().tolist() == [0, 1]
     with pytest.raises(DataError, match=r"different names, got \. and .*b/train: rename one"):
         load_faces([".", tmp_path / "b" / "train"], tmp_path / "cache")
+
+
+def test_the_folder_that_an_archive_makes_is_no_identity(tmp_path: Path) -> None:
+    face = np.full((112, 112, 3), 120, np.uint8)
+    for name in ("flat/0.png", "flat/1.png", "people/p0/0.png", "people/p1/0.png"):
+        path = tmp_path / Path(name).parts[0] / name  # flat/flat/0.png
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), face)
+    outer = [tmp_path / "flat", tmp_path / "people"]
+    faces = load_faces(outer, tmp_path / "cache")
+    assert faces.names == load_faces([f / f.name for f in outer], tmp_path / "cache").names
+    assert faces.labels().tolist() == [-1, -1, 0, 1]
+    assert faces.summary() == (
+        f"4 faces, {faces.held_out.sum()} of them held out; 2 identities of up to 1 faces; "
+        "left out: 0 black, 0 unreadable"
+    )
 
 
 def test_other_files_of_the_same_names_have_another_digest(tmp_path: Path) -> None:
@@ -89,3 +105,18 @@ def test_other_files_of_the_same_names_have_another_digest(tmp_path: Path) -> No
     again = load_faces([folder], tmp_path / "cache")
     assert again.names == first.names
     assert again.digest != first.digest
+
+
+def test_another_file_of_the_same_size_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "0.png"
+    path.parent.mkdir()
+    digests = []
+    for grey in (120, 200):
+        cv2.imwrite(str(path), np.full((112, 112, 3), grey, np.uint8))
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes().ljust(4096, b"\0"))
+        assert size < path.stat().st_size
+        faces = load_faces([path.parent], tmp_path / "cache")
+        assert (faces.images == grey).all()
+        digests.append(faces.digest)
+    assert digests[0] != digests[1]

@@ -11,6 +11,7 @@ from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.commands.options import (
     Commands,
+    add_device,
     add_faces,
     add_guides,
     add_pairs,
@@ -51,7 +52,7 @@ def add_commands(commands: Commands) -> None:
     add_space(sub, ANALYZERS)
     sub.add_argument("--memory", type=int, default=128, help="cells; 0 for none")
     add_training(sub, "runs/ais")
-    sub.add_argument("--device", default="cpu", help="of torch")
+    add_device(sub)
     add_recipe(sub, AisRecipe(), gradient=GRADIENTS, attacker=ATTACKERS)
 
     sub = commands.add("critic", _critic, "train the critic that AIS searches by, after `ais`")

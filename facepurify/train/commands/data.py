@@ -6,15 +6,15 @@ import argparse
 
 from facepurify.files import check_folder
 from facepurify.train.attack_pack import KINDS, check_parts, write_pack
-from facepurify.train.basis import Basis, fit_basis, frequency_energy
+from facepurify.train.basis import Basis, check_sizes, fit_basis, frequency_energy
 from facepurify.train.basis_study import check_study, study_basis
 from facepurify.train.commands.options import (
     Commands,
     add_faces,
     add_guides,
+    faces_of,
     load_guides,
 )
-from facepurify.train.faces import load_faces
 from facepurify.train.realign import Landmarks, realign
 
 __all__ = ["add_commands"]
@@ -56,20 +56,18 @@ def _realign(options: argparse.Namespace) -> None:
 
 def _eigenfaces(options: argparse.Namespace) -> None:
     check_folder(options.out)
-    faces = load_faces(options.data, options.cache)
+    sizes = {
+        name: getattr(options, name) for name in ("luma", "chroma", "luma_zone", "chroma_zone")
+    }
+    check_sizes(**sizes)
+    faces = faces_of(options)
     if options.study:
         check_study(options.luma, faces)
-    print(
-        f"{len(faces)} faces, {len(faces.validation)} of them held out; left out: {faces.skipped}"
-    )
     energy = frequency_energy(faces.batches(faces.training))
     basis = fit_basis(
         faces.batches(faces.training),
         energy,
-        luma=options.luma,
-        chroma=options.chroma,
-        luma_zone=options.luma_zone,
-        chroma_zone=options.chroma_zone,
+        **sizes,
     )
     basis.save(options.out)
     print(f"wrote {options.out}")
@@ -81,7 +79,7 @@ def _attacks(options: argparse.Namespace) -> None:
     check_folder(options.out)
     if not options.resume:
         check_parts(options.out)
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     kinds = dict(options.kind) if options.kind else KINDS
     write_pack(
         options.out, faces, load_guides(options), options.count, kinds=kinds, seed=options.seed

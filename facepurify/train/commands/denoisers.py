@@ -23,13 +23,13 @@ from facepurify.train.commands.options import (
     add_recipe,
     add_training,
     begun,
+    faces_of,
     filled,
     load_guides,
     noise_of,
     print_rows,
 )
 from facepurify.train.export import export_bare
-from facepurify.train.faces import load_faces
 from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
@@ -138,6 +138,7 @@ def _immune(options: argparse.Namespace) -> None:
 
 
 def _autoencoder(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     net = Autoencoder()
     fit_autoencoder(
         net, AttackPack.load(options.attacks), filled(AutoencoderRecipe, options), options.run,
@@ -154,7 +155,7 @@ def _ablate(options: argparse.Namespace) -> None:
         for name, source in (("gnr", options.gnr), ("pin", options.pin))
         if source
     }
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     trial = held_out_trial(
         faces, Recognizer.from_onnx(options.judge), attacks=JUDGED_ATTACKS,
         pairs=options.pairs, attacked=options.attacked, seed=options.seed,
@@ -174,7 +175,7 @@ def _adapt(options: argparse.Namespace) -> None:
     check_free(options.run)  # before the faces, which may take minutes to pack
     check_folder(options.out)
     rows = adapt(
-        Recognizer.from_onnx(options.recognizer), load_faces(options.data, options.cache),
+        Recognizer.from_onnx(options.recognizer), faces_of(options),
         options.model, recipe, options.run, options.out, seed=options.seed,
     )  # fmt: skip
     print_rows(rows)

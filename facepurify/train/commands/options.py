@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from facepurify.bench.recognizers import Recognizer
@@ -14,13 +15,14 @@ from facepurify.bench.run import check_names
 from facepurify.train.basis import Basis
 from facepurify.train.choose import Trial, held_out_trial
 from facepurify.train.corruption import DrawNoise
-from facepurify.train.faces import load_faces
+from facepurify.train.faces import FaceSet, load_faces
 from facepurify.train.gnr import GNR_SIZES, Gnr
 from facepurify.train.loop import load_run
 from facepurify.train.publish import Origin
 
 __all__ = [
     "Commands",
+    "add_device",
     "add_faces",
     "add_gnr",
     "add_guides",
@@ -31,6 +33,7 @@ __all__ = [
     "add_training",
     "basis_of",
     "begun",
+    "faces_of",
     "filled",
     "load_guides",
     "noise_of",
@@ -66,6 +69,22 @@ def add_faces(sub: argparse.ArgumentParser) -> None:
     """Folders of faces."""
     sub.add_argument("--data", nargs="+", required=True, metavar="DIR", help="face folders")
     sub.add_argument("--cache", default=".faces", metavar="DIR", help="packed pixels")
+
+
+def add_device(sub: argparse.ArgumentParser) -> None:
+    """Where torch computes."""
+    sub.add_argument("--device", default="cpu", type=_device, help="of torch")
+
+
+def _device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without it
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(
+            f"expected a device of torch, got {name}: {reason}"
+        ) from error
+    return name
 
 
 def add_guides(sub: argparse.ArgumentParser) -> None:
@@ -173,6 +192,13 @@ def add_pairs(sub: argparse.ArgumentParser, pairs: int, attacked: int = 200) -> 
     sub.add_argument("--attacked", type=int, default=attacked, help="attacked pairs of each kind")
 
 
+def faces_of(options: argparse.Namespace) -> FaceSet:
+    """The faces of ``add_faces``, said in a line: whether identities are what they should be."""
+    faces = load_faces(options.data, options.cache)
+    print(faces.summary())
+    return faces
+
+
 def trials_of(options: argparse.Namespace) -> list[Trial]:
     """Held-out pairs of ``add_faces``, for each guide.
 
@@ -181,7 +207,7 @@ def trials_of(options: argparse.Namespace) -> list[Trial]:
     """
     guides = load_guides(options)
     check_names("guides", guides)
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     return [
         held_out_trial(
             faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed

@@ -12,20 +12,22 @@ from facepurify.bench.attacks import FGSM, FeatureTarget
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
+from facepurify.files import check_folder
 from facepurify.train.choose import held_out_trial
 from facepurify.train.commands.options import (
     Commands,
+    add_device,
     add_faces,
     add_pairs,
     add_publishing,
     add_recipe,
+    faces_of,
     filled,
     origin_of,
     print_rows,
 )
 from facepurify.train.distributed import join_workers
 from facepurify.train.facenet import FaceNet
-from facepurify.train.faces import load_faces
 from facepurify.train.mter import FIXES, MterRecipe, harden
 from facepurify.train.publish import Origin, publish_recognizer
 from facepurify.train.recognizer import (
@@ -63,7 +65,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--purifier", metavar="NAME|ONNX", help="to be attacked and learnt through")
     add_recipe(sub, MterRecipe(), fix=FIXES)
-    sub.add_argument("--device", default="cpu", help="of torch")
+    add_device(sub)
     sub.add_argument("--run", default="runs/mter", metavar="DIR")
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("-o", "--out", default="recognizer-mter.onnx")
@@ -82,10 +84,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def _recognizer(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     recipe, origin = filled(DistillRecipe, options), origin_of(options)
     teacher = Recognizer.from_onnx(options.teacher)
     workers = join_workers("cpu")
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     net = load_facenet(options.start, faces) if options.start else FaceNet(teacher.dim)
     cosine = distill(
         net, teacher, faces, recipe, options.run,
@@ -99,20 +102,21 @@ def _recognizer(options: argparse.Namespace) -> None:
 
 
 def _mter(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     recipe, origin = filled(MterRecipe, options), origin_of(options)
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     net, dim = load_net(options.recognizer, faces)
-    teacher = None
+    teacher, sources = None, {"purifier": options.purifier or "none"}
     if options.teacher:
-        teacher = torch.from_numpy(
-            teach(Recognizer.from_onnx(options.teacher), faces, options.cache)
-        )
+        tutor = Recognizer.from_onnx(options.teacher)
+        teacher = torch.from_numpy(teach(tutor, faces, options.cache))
+        sources["teacher"] = tutor.sha256
     purify = None
     if options.purifier:
         purify = get_defence(options.purifier).differentiable
     harden(
         net.to(options.device), dim, faces, recipe, options.run,
-        teacher=teacher, purify=purify, seed=options.seed, resume=options.resume,
+        teacher=teacher, purify=purify, seed=options.seed, resume=options.resume, sources=sources,
     )  # fmt: skip
     _write_recognizer(net.cpu(), options, origin)
     print("held-out faces, FAR 1e-3, feature-target attacks at eps 10:")
@@ -125,13 +129,14 @@ def _mter(options: argparse.Namespace) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     recipe, denoiser = filled(TransferRecipe, options), open_run(options.denoiser)
     if not isinstance(denoiser, UddnNet):
         raise OptionError(
             "expected a run of uddn for --denoiser, "
             f"got one of {method_of(denoiser)}: {options.denoiser}"
         )
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     rows = transfer(
         load_facenet(options.recognizer, faces), denoiser, faces, recipe, options.run, options.out,
         stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,

@@ -16,12 +16,12 @@ from facepurify.train.commands.options import (
     add_guides,
     add_pairs,
     add_publishing,
+    faces_of,
     origin_of,
     trials_of,
 )
 from facepurify.train.critic import AffinityCritic
 from facepurify.train.export import calibrate, export_projection, export_purifier
-from facepurify.train.faces import load_faces
 from facepurify.train.fit_critic import CRITIC
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
@@ -85,7 +85,7 @@ def _export(options: argparse.Namespace) -> None:
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
         load_run(critic := AffinityCritic.of(net), trained)
     out = Path(options.out or f"{method.lower()}.onnx")
-    faces = load_faces(options.data, options.cache)
+    faces = faces_of(options)
     faces.check_held_out()  # the score is calibrated on them
     difference = export_purifier(net, out, critic, half=options.half)
     threshold = calibrate(out, faces)
@@ -107,7 +107,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _quantise(options: argparse.Namespace) -> None:
-    faces = load_faces(options.data, options.cache) if options.data else None
+    faces = faces_of(options) if options.data else None
     quantise(options.model, options.weights, options.out, faces)
     print(f"wrote {options.out}: {Path(options.out).stat().st_size} bytes")
 
