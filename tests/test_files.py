@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from facepurify.errors import OutputError
-from facepurify.files import atomic_path, target_of
+from facepurify.files import atomic_path, make_folder, target_of
 
 
 def test_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
@@ -61,3 +61,10 @@ def test_names_as_long_as_the_system_has_them(tmp_path: Path, stem: str) -> None
     assert was_to_become is not None
     assert stem.startswith(was_to_become.removesuffix(".png"))
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_where_a_file_is(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"could not make the folder .*file"):
+        make_folder(tmp_path / "file")
+    assert make_folder(tmp_path / "a" / "b").is_dir()

@@ -288,3 +288,8 @@ def test_a_run_opens_again(
     assert again.memory is not None
     assert net.memory is not None
     assert torch.equal(again.memory.cells, net.memory.cells)
+
+
+def test_less_than_no_memory(basis: Basis) -> None:
+    with pytest.raises(OptionError, match="expected 0 memory cells or more, got -1"):
+        AisNet(basis, memory=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,18 @@ def test_every_so_manieth_face_keeps_what_belongs_to_it(faces: FaceSet, guide: R
             pack.embedded(0, rows, mirrored=mirrored),
         )
     assert some.strength.tolist() == pack.strength[::2].tolist()
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("pgd", "pgd5"), ("pgd40", "pgd40"), ("fgsm", "fgsm"), ("mim", "mim5")]
+)
+def test_steps_are_drawn_unless_they_were_given(family: str, name: str) -> None:
+    assert attack_pack._with_steps(family, 5).name == name
+
+
+def test_another_pack_has_another_digest(pack: AttackPack) -> None:
+    attacked = pack.attacked.copy()
+    attacked[0, 0, 0, 0] ^= 1
+    assert pack.digest == replace(pack, attacked=pack.attacked.copy()).digest
+    assert pack.digest != replace(pack, attacked=attacked).digest
+    assert pack.digest != replace(pack, guides=tuple(f"{name}2" for name in pack.guides)).digest

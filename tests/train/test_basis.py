@@ -132,3 +132,12 @@ def test_a_study_of_too_little_is_not_begun(
         study_basis(basis, nobody, tmp_path)
     assert main(["eigenfaces", *data, "-o", "nowhere/eigenfaces.npz"]) == 1
     assert "expected a folder to write eigenfaces.npz into" in capsys.readouterr().err
+
+
+def test_sizes_of_nothing_are_refused(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "eigenfaces.npz"
+    command = ["eigenfaces", "--data", *map(str, folders), "--cache", str(tmp_path), "-o", str(out)]
+    assert main([*command, "--chroma", "0", "--luma-zone", "-3"]) == 1
+    assert "sizes of 1 or more, got chroma 0, luma_zone -3" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from torch import nn
 
 import facepurify.train.loop as module
 from facepurify.errors import DataError, OptionError, OutputExistsError, SeedError
-from facepurify.train.loop import Loop
+from facepurify.train.loop import Loop, weights_of
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,25 @@ def test_a_run_of_nothing_is_refused(tmp_path: Path, wrong: dict[str, int]) -> N
     with pytest.raises(SeedError, match="got -1"):
         Loop(tmp_path / "run", {}, Recipe(3), seed=-1)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_its_own_sources_only(tmp_path: Path) -> None:
+    def begin(*, resume: bool, **sources: str) -> Loop:
+        net = nn.Linear(3, 1)
+        return Loop(tmp_path, {"net": net}, Recipe(3), resume=resume, sources=sources)
+
+    for _ in begin(resume=False, faces="a", teacher="b"):
+        pass
+    begin(resume=True, faces="a", teacher="b")
+    for others, named in (({"faces": "c", "teacher": "b"}, "faces"), ({"faces": "a"}, "teacher")):
+        with pytest.raises(OptionError, match=f"got another {named}: "):
+            begin(resume=True, **others)
+
+
+def test_other_weights_have_another_checksum() -> None:
+    net = nn.Linear(3, 1)
+    before = weights_of(net)
+    assert before == weights_of(net)
+    with torch.no_grad():
+        net.bias += 1
+    assert weights_of(net) != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,32 @@ def test_what_learns_is_what_was_attacked_if_settled(
 def test_a_share_of_purified_steps_needs_a_purifier(faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="expected a purifier"):
         harden(FaceNet(16), 16, faces, MterRecipe(purified=0.5), tmp_path)
+
+
+def test_a_hardening_goes_on_with_its_own_purifier_only(faces: FaceSet, tmp_path: Path) -> None:
+    recipe = MterRecipe(steps=2, batch=4, rounds=1)
+
+    def go(purifier: str, *, resume: bool = True) -> None:
+        harden(
+            FaceNet(16), 16, faces, recipe, tmp_path, resume=resume,
+            purify=lambda x: x, sources={"purifier": purifier},
+        )  # fmt: skip
+
+    go("pin", resume=False)
+    go("pin")
+    with pytest.raises(OptionError, match="got another purifier: "):
+        go("immune")
+    with pytest.raises(OptionError, match="steps of 1 or more and a rate above 0"):
+        harden(FaceNet(16), 16, faces, replace(recipe, rate=-1.0), tmp_path / "other")
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_a_device_that_is_not_there_is_wrong_usage(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["mter", "--data", "none", "--recognizer", "none", "--device", device])
+    assert f"expected a device, got {device}" in capsys.readouterr().err
 
 
 def test_teaching_without_a_teacher_is_refused(

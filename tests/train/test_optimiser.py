@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from facepurify.errors import DataError
+from facepurify.errors import DataError, OptionError
 from facepurify.train.optimiser import Optimiser, one_cycle
 
 
@@ -35,3 +35,9 @@ def test_any_number_of_steps(steps: int, rise: float) -> None:
     assert max(rates) <= 1
     assert steps < 10 or max(rates) > 0.9
     assert steps < 10 or rates[-1] < 0.05
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.1, 0), (0.0, 4), (-1.0, 4), (float("nan"), 4)])
+def test_a_schedule_of_nothing_is_refused(rate: float, steps: int) -> None:
+    with pytest.raises(OptionError, match="steps of 1 or more and a rate above 0"):
+        Optimiser(nn.Linear(2, 1).parameters(), rate, steps)

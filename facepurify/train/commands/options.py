@@ -81,9 +81,7 @@ def _device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter of a build without it
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(
-            f"expected a device of torch, got {name}: {reason}"
-        ) from error
+        raise argparse.ArgumentTypeError(f"expected a device, got {name}: {reason}") from error
     return name
 
 
