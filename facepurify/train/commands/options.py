@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -193,7 +194,7 @@ def add_pairs(sub: argparse.ArgumentParser, pairs: int, attacked: int = 200) -> 
 def faces_of(options: argparse.Namespace) -> FaceSet:
     """The faces of ``add_faces``, said in a line: whether identities are what they should be."""
     faces = load_faces(options.data, options.cache)
-    print(faces.summary())
+    print(faces.summary(), file=sys.stderr)
     return faces
 
 
