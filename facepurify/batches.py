@@ -5,6 +5,7 @@ Ray itself is not imported here: a batch is a dictionary of numpy arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ class PurifyBatch:
                 file, image = None, _array(value, "an image")
             files.append(file)
             images.append(image)
-            pixels += image.size if image.ndim < 3 else image.size // image.shape[-1]
+            pixels += math.prod(image.shape[:2])
             if pixels >= self._max_pixels:
                 yield files, images
                 files, images, pixels = [], [], 0

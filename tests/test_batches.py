@@ -179,6 +179,11 @@ def test_an_empty_batch(tiny_model: Path) -> None:
     assert len(out["image"]) == len(out["error"]) == 0
 
 
+def test_an_array_without_channels_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ImageShapeError, match="expected image 0 of the list"):
+        PurifyBatch(model=str(tiny_model))({"image": np.zeros((1, 112, 112, 0), np.uint8)})
+
+
 def test_wrong_arguments(tiny_model: Path) -> None:
     with pytest.raises(OptionError, match="color"):
         PurifyBatch(model=str(tiny_model), color="grey")

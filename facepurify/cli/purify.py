@@ -12,13 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 
 from .. import __version__
-from ..errors import (
-    FacePurifyError,
-    ImageFileError,
-    NoFaceError,
-    OptionError,
-    OutputError,
-)
+from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path, make_folder, writing
 from ..imagefiles import encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
@@ -33,15 +27,7 @@ from .options import (
     purifier_of,
 )
 from .pool import cores, map_processes
-from .record import (
-    FAILED,
-    DoneList,
-    FailureList,
-    Made,
-    begin_run,
-    is_same,
-    state_of,
-)
+from .record import FAILED, DoneList, FailureList, Made, begin_run, is_same, state_of
 
 __all__ = ["add_arguments", "run"]
 
