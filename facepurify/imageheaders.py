@@ -143,7 +143,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         raise ImageFileError("expected a frame in a JPEG, got none")
     content = b"".join([*parts, data[copied:position]])
     return ImageHeader(
-        "JPEG", frame[0], frame[1], frame[2] == 1, False, _read_orientation(exif), content
+        "JPEG", frame[0], frame[1], frame[2] == 1, False, _read_orientation(exif or b""), content
     )
 
 
@@ -182,7 +182,7 @@ def _read_png(data: bytes) -> ImageHeader:
         raise ImageFileError(
             "expected transparency as an alpha channel, got a transparent grey level; convert it"
         )
-    orientation = _read_orientation(chunks.get(b"eXIf"))
+    orientation = _read_orientation(chunks.get(b"eXIf", b""))
     return ImageHeader("PNG", width, height, grey, True, orientation, b"".join(parts))
 
 
@@ -229,7 +229,7 @@ def _read_webp(data: bytes) -> ImageHeader:
     ((width, height),) = sizes
     chunks = b"".join(parts)
     content = struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WEBP") + chunks
-    orientation = _read_orientation(exif)
+    orientation = _read_orientation(exif or b"")
     return ImageHeader("WebP", width, height, False, lossless, orientation, content)
 
 
@@ -237,10 +237,10 @@ def _too_many_parts() -> ImageFileError:
     return ImageFileError(f"expected at most {_MAX_PARTS} parts in an image file, got more")
 
 
-def _read_orientation(exif: bytes | None) -> int:
-    """Find the orientation in a TIFF structure; a broken one, or none, leaves the image upright."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2]) if exif else None
-    if exif is None or order is None:
+def _read_orientation(exif: bytes) -> int:
+    """Find the orientation in a TIFF structure; a broken one leaves the image upright."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
         return 1
     try:
         (directory,) = struct.unpack_from(order + "I", exif, 4)

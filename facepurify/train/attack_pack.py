@@ -6,10 +6,10 @@ made anew at each step; that costs most of the time of a training run on a small
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,13 +69,15 @@ class AttackPack:
     def __len__(self) -> int:
         return len(self.clean)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the images and of what the guides see in them, in hexadecimal."""
-        checksum = hashlib.sha256("\0".join(self.guides).encode())
-        for array in (self.clean, self.attacked, *self.embeddings, self.strength):
-            checksum.update(np.ascontiguousarray(array).data)
-        return checksum.hexdigest()
+        names = "\0".join(self.guides)
+        return digest(names, self.clean, self.attacked, *self.embeddings, self.strength)
+
+    def sources(self, guides: Sequence[Recognizer]) -> dict[str, str]:
+        """What a run on it is made of, with these of its guides, for :class:`Loop`."""
+        return {"attacks": self.digest, "guides": ", ".join(each.sha256 for each in guides)}
 
     def every(self, step: int) -> AttackPack:
         """Each so-manieth face, so that all attacks are among them; views, not copies."""

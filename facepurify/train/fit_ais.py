@@ -203,10 +203,8 @@ def fit_ais(
         recipe,
         seed=workers.seed(seed),
         resume=resume,
-        sources={
-            "attacks": pack.digest, "guides": ", ".join(each.sha256 for each in guides)
-        },
-    )  # fmt: skip
+        sources=pack.sources(guides),
+    )
     for step, generator in loop:
         which = step % len(guides)
         embed = _embed_of(guides[which], device)

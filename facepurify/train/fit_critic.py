@@ -94,11 +94,7 @@ def fit_critic(
     optimiser = Optimiser(critic.parameters(), recipe.rate, recipe.steps)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     parts = {"net": critic, **optimiser.parts}
-    sources = {
-        "attacks": pack.digest,
-        "guides": ", ".join(each.sha256 for each in guides),
-        "AIS": weights_of(net),
-    }
+    sources = {**pack.sources(guides), "AIS": weights_of(net)}
     loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for step, generator in loop:
         which = step % len(guides)

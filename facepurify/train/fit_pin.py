@@ -83,7 +83,7 @@ def fit_pin(
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     net.train()
     parts = {"net": net, **optimiser.parts}
-    sources = {"attacks": pack.digest, "guides": ", ".join(each.sha256 for each in guides)}
+    sources = pack.sources(guides)
     loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for step, generator in loop:
         rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)

@@ -146,7 +146,7 @@ def fit_uddn(
     net.train(not (recipe.settled or recipe.rehearse))
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
-    sources = {"attacks": pack.digest, "guides": ", ".join(each.sha256 for each in recognizers)}
+    sources = pack.sources(recognizers)
     loop = Loop(folder, parts, recipe, seed=seed, resume=resume, sources=sources)
     for step, generator in loop:
         which = step % len(guides)

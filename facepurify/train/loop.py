@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from facepurify.bench.cache import digest
 from facepurify.errors import DataError, OptionError, OutputExistsError, SeedError
 from facepurify.files import atomic_path, make_folder
 
@@ -234,10 +234,8 @@ def load_run(net: nn.Module, folder: str | Path) -> None:
 
 def weights_of(net: nn.Module) -> str:
     """The checksum of a network's weights, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    state = net.state_dict()
+    return digest(*state, *(tensor.cpu().numpy() for tensor in state.values()))
 
 
 def mean_or_nan(values: Tensor) -> float:

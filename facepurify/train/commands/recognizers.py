@@ -106,14 +106,15 @@ def _mter(options: argparse.Namespace) -> None:
     recipe, origin = filled(MterRecipe, options), origin_of(options)
     faces = faces_of(options)
     net, dim = load_net(options.recognizer, faces)
-    teacher, sources = None, {"purifier": options.purifier or "none"}
+    teacher, sources = None, {}
     if options.teacher:
         tutor = Recognizer.from_onnx(options.teacher)
         teacher = torch.from_numpy(teach(tutor, faces, options.cache))
         sources["teacher"] = tutor.sha256
     purify = None
     if options.purifier:
-        purify = get_defence(options.purifier).differentiable
+        defence = get_defence(options.purifier)
+        purify, sources["purifier"] = defence.differentiable, defence.key()
     harden(
         net.to(options.device), dim, faces, recipe, options.run,
         teacher=teacher, purify=purify, seed=options.seed, resume=options.resume, sources=sources,
