@@ -57,7 +57,8 @@ def recover_uddn(content: bytes) -> UddnNet:
 def recover_pin(content: bytes) -> PinNet:
     """The PIN that ``export_purifier`` wrote with a light selector; batch norm as above.
 
-    The eigenfaces are those of the file, in half precision.
+    The eigenfaces are those of the file, in half precision. Of an immune network it is the
+    projection behind the denoiser; its own score, which that file lacks, is new.
 
     Args:
         content: an ONNX file, checked against the contract.
@@ -65,7 +66,8 @@ def recover_pin(content: bytes) -> PinNet:
     Raises:
         ModelContractError: it is no such PIN.
     """
-    return _pin(_Graph(content), "")
+    graph = _Graph(content)
+    return _pin(graph, PIN if any(name.startswith(PIN) for name in graph.layers) else "")
 
 
 def recover_facenet(content: bytes, blob: Tensor) -> FaceNet:

@@ -118,17 +118,20 @@ def checksum_of(source: str) -> str:
 def load_uddn(source: str) -> UddnNet:
     """A denoiser from a run's folder, a shipped model's name or an ONNX file.
 
+    Of an immune network's file it is that network's denoiser, alone.
+
     Raises:
         DataError: the folder holds no run of uddn.
         ModelError: there is no such model, or it is no UDDN.
     """
     if not Path(source).is_dir():
-        return recover_uddn(read_model(source).content)
+        net = recover_uddn(read_model(source).content)
+        return net.denoiser() if isinstance(net, ImmuneNet) else net
     return _run_of(UddnNet, "uddn", source)
 
 
 def load_pin(source: str) -> PinNet:
-    """Selector and immune space, likewise.
+    """Selector and immune space, likewise; of an immune network's file, its own.
 
     Raises:
         DataError: the folder holds no run of pin.

@@ -174,8 +174,9 @@ def test_kinds_of_attack_and_guides_of_other_lengths(
 
 
 def test_commands_from_attacks_to_a_purifier(
-    folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    folders: list[Path], guide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     data = ["--data", *map(str, folders), "--cache", "cache"]
     guides = ["--guide", str(guide_file)]
@@ -202,6 +203,13 @@ def test_commands_from_attacks_to_a_purifier(
     assert not np.array_equal(result.images, x)
     assert np.allclose(result.images, purified.numpy(), atol=1e-5)
     assert np.allclose(result.score, suspicion.sigmoid().numpy(), atol=1e-5)
+    gone_on = ["uddn", *guides, "--uddn", "uddn.onnx", "--run", "on"]
+    assert main(gone_on) == 1
+    assert "expected --settled to begin from an ONNX file" in capsys.readouterr().err
+    settled = ["--settled", "--rate", "1e-9", "--steps", "1", "--batch", "2"]
+    assert main([*gone_on, *settled]) == 0
+    with torch.no_grad():
+        assert torch.allclose(open_run("on")(torch.from_numpy(x))[0], purified, atol=1e-5)
 
 
 def test_a_run_that_was_not_described(tmp_path: Path) -> None:

@@ -255,6 +255,13 @@ def test_commands_to_a_purifier(
     assert 2 * Path("alone.onnx").stat().st_size < 1.02 * Path("uddn.onnx").stat().st_size
     assert main(["export", *data, "--run", "runs/uddn", "--denoiser"]) == 1
     assert "expected a run of immune" in capsys.readouterr().err
+    alone, whole, x = load_uddn("immune.onnx"), open_run("from_files"), torch.rand(2, 3, 112, 112)
+    assert type(alone) is UddnNet
+    assert isinstance(whole, ImmuneNet)
+    with torch.no_grad():
+        assert torch.allclose(alone(x)[0], whole.denoiser()(x)[0], atol=1e-5)
+        chosen, known = load_pin("immune.onnx").choose(x), whole.pin.choose(x)
+    assert torch.allclose(chosen[1], known[1], atol=1e-4)
     adapt = ["adapt", *data, "--recognizer", str(guide_file), "--model", "immune.onnx"]
     assert (
         main([*adapt, "--minutes", "0.02", "--batch", "2", "--pairs", "4", "--attacked", "2"]) == 0

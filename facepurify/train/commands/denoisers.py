@@ -45,17 +45,14 @@ def add_commands(commands: Commands) -> None:
     """Adds this module's commands."""
     sub = commands.add("uddn", _uddn, "train UDDN, the denoiser")
     add_guides(sub)
-    sub.add_argument("--size", choices=tuple(SIZES), default="light")
+    _add_denoiser(sub)
     add_training(sub, "runs/uddn")
     add_gnr(sub)
     add_recipe(sub, UddnRecipe(), distance=DISTANCES)
 
     sub = commands.add("immune", _immune, "train denoiser and projection as one network")
     add_guides(sub)
-    sub.add_argument(
-        "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
-        help=f"to begin from; {' or '.join(SIZES)} for a new one",
-    )  # fmt: skip
+    _add_denoiser(sub)
     sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
     add_training(sub, "runs/immune")
     add_gnr(sub)
@@ -102,12 +99,37 @@ def add_commands(commands: Commands) -> None:
     add_recipe(sub, GnrRecipe())
 
 
+def _add_denoiser(sub: argparse.ArgumentParser) -> None:
+    """What to begin from."""
+    sub.add_argument(
+        "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
+        help=f"to begin from; {', '.join(SIZES)} for a new one",
+    )  # fmt: skip
+
+
+def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
+    """The denoiser of ``_add_denoiser``.
+
+    Raises:
+        OptionError: its batch norm would be measured anew though it is folded.
+    """
+    if options.uddn in SIZES:
+        return UddnNet(options.uddn)
+    if not (recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
+        raise OptionError(
+            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
+            f"{options.uddn} without"
+        )
+    return load_uddn(options.uddn)
+
+
 def _uddn(options: argparse.Namespace) -> None:
-    net = begun(UddnNet(options.size), options)
+    recipe = filled(UddnRecipe, options)
+    net = begun(_denoiser(options, recipe), options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
-    describe_run(options.run, "UDDN", size=options.size)
+    describe_run(options.run, "UDDN", size=net.size)
     fit_uddn(
-        net, pack, guides, filled(UddnRecipe, options), options.run,
+        net, pack, guides, recipe, options.run,
         draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
     )  # fmt: skip
 
@@ -116,14 +138,7 @@ def _immune(options: argparse.Namespace) -> None:
     if not options.resume:
         check_free(options.run, resumes=True)
     recipe = filled(UddnRecipe, options)
-    new = options.uddn in SIZES
-    if not (new or recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
-        raise OptionError(
-            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
-            f"{options.uddn} without"
-        )
-    denoiser = UddnNet(options.uddn) if new else load_uddn(options.uddn)
-    net = begun(ImmuneNet(denoiser, load_pin(options.pin)), options)
+    net = begun(ImmuneNet(_denoiser(options, recipe), load_pin(options.pin)), options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
     describe_immune(options.run, net)
     fit_uddn(
