@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,6 +29,7 @@ __all__ = [
     "checkpoint_in",
     "load_run",
     "mean_or_nan",
+    "panels_of",
     "weights_of",
 ]
 
@@ -200,25 +202,31 @@ class Loop:
     def _draw(self) -> None:
         from matplotlib.figure import Figure
 
-        names = [name for name in (self._rows[0] if self._rows else ()) if name != "step"]
-        if not names:
+        panels = panels_of(self._rows)
+        if not panels:
             return
-        figure = Figure(figsize=(8, 2.2 * len(names)), layout="constrained")
+        figure = Figure(figsize=(8, 2.2 * len(panels)), layout="constrained")
         every = np.array([row["step"] for row in self._rows])
-        for axis, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
-            values = np.array([row[name] for row in self._rows])
+        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+        for axis, (name, values) in zip(axes, panels.items(), strict=True):
             known = ~np.isnan(values)  # steps without such images have no figure
             steps, values = every[known], values[known]
             width = max(1, len(values) // 50)
             axis.plot(steps, values, color="0.85", linewidth=0.8)
-            if len(values):
-                smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-                axis.plot(steps[width - 1 :], smooth, color="C0")
+            smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+            axis.plot(steps[width - 1 :], smooth, color="C0")
             axis.set_ylabel(name)
             axis.grid(alpha=0.3)
         axis.set_xlabel("step")
         with atomic_path(self.folder / "curve.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100)
+
+
+def panels_of(rows: Sequence[Mapping[str, float]]) -> dict[str, npt.NDArray[np.float64]]:
+    """What a curve shows of a log: each figure but those of terms that the run does without."""
+    names = [name for name in (rows[0] if rows else ()) if name != "step"]
+    columns = {name: np.array([row[name] for row in rows]) for name in names}
+    return {name: values for name, values in columns.items() if np.nan_to_num(values).any()}
 
 
 def load_run(net: nn.Module, folder: str | Path) -> None:

@@ -59,6 +59,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert (tmp_path / "parts" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_curve_shows_what_the_run_has() -> None:
+    rows = [
+        {"step": 0.0, "loss": 2.0, "rare": float("nan"), "unused": 0.0, "never": float("nan")},
+        {"step": 1.0, "loss": 1.0, "rare": 3.0, "unused": 0.0, "never": float("nan")},
+    ]
+    panels = module.panels_of(rows)
+    assert list(panels) == ["loss", "rare"]
+    assert panels["loss"].tolist() == [2.0, 1.0]
+    assert module.panels_of([]) == {}
+
+
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     train(tmp_path, 3)
     with pytest.raises(OutputExistsError, match="--resume"):
