@@ -236,6 +236,7 @@ def test_commands_to_a_purifier(
          "--rate", "1e-9"],
         ["export", *data, "--run", "runs/uddn"],
         ["export", *data, "--run", "runs/pin"],
+        ["export", *data, "--run", "runs/uddn", "--pin", "pin.onnx", "-o", "joined.onnx"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
@@ -262,6 +263,14 @@ def test_commands_to_a_purifier(
         assert torch.allclose(alone(x)[0], whole.denoiser()(x)[0], atol=1e-5)
         chosen, known = load_pin("immune.onnx").choose(x), whole.pin.choose(x)
     assert torch.allclose(chosen[1], known[1], atol=1e-4)
+    joined, chain = Purifier("joined.onnx"), Purifier(["uddn.onnx", "pin.onnx"])
+    assert "probability" in joined.info.outputs
+    image = x.numpy()
+    assert np.allclose(
+        joined.purify_canonical(image).images, chain.purify_canonical(image).images, atol=1e-3
+    )
+    assert main(["export", *data, "--run", "runs/pin", "--pin", "pin.onnx"]) == 1
+    assert "expected a run of uddn for --pin, got PIN" in capsys.readouterr().err
     adapt = ["adapt", *data, "--recognizer", str(guide_file), "--model", "immune.onnx"]
     assert (
         main([*adapt, "--minutes", "0.02", "--batch", "2", "--pairs", "4", "--attacked", "2"]) == 0

@@ -27,10 +27,8 @@ from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
 from facepurify.train.publish import publish_purifier
 from facepurify.train.quantise import WEIGHTS, quantise
-from facepurify.train.runs import (
-    method_of,
-    open_run,
-)
+from facepurify.train.runs import load_pin, method_of, open_run
+from facepurify.train.uddn import UddnNet
 
 __all__ = ["add_commands"]
 
@@ -41,6 +39,10 @@ def add_commands(commands: Commands) -> None:
     add_faces(sub)
     sub.add_argument("--run", default="runs/pin", metavar="DIR", help="of pin, ais, uddn or immune")
     sub.add_argument("--denoiser", action="store_true", help="that of a run of immune, alone")
+    sub.add_argument(
+        "--pin", metavar="RUN|NAME|ONNX",
+        help="put its projection behind a run of uddn: an immune network",
+    )  # fmt: skip
     sub.add_argument("--half", action="store_true", help="keep the weights in half precision")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     add_publishing(sub)
@@ -80,6 +82,10 @@ def _export(options: argparse.Namespace) -> None:
         if not isinstance(net, ImmuneNet):
             raise OptionError(f"expected a run of immune for --denoiser, got {method_of(net)}")
         net = net.denoiser()
+    if options.pin:
+        if type(net) is not UddnNet:
+            raise OptionError(f"expected a run of uddn for --pin, got {method_of(net)}")
+        net = ImmuneNet(net, load_pin(options.pin)).eval()
     method = method_of(net)
     critic, trained = None, Path(options.run) / CRITIC
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
