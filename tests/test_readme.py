@@ -132,7 +132,8 @@ def test_attacks_in_the_card_are_the_recorded_ones(attack: str):
     ("label", "record", "purifier"),
     [
         ("`immune`", "results/lfw-mobileface_v2.json", "immune"),
-        ("adapted", "immune/lfw-adapted.json", "immune-adapted"),
+        ("the weights before", "immune/lfw-earlier.json", "immune"),
+        ("adapted from those", "immune/lfw-adapted.json", "immune-adapted"),
     ],
 )
 def test_the_worst_attacks_before_and_after_adapting_are_the_recorded_ones(
