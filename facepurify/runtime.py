@@ -20,10 +20,13 @@ from .images import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["CPU", "Session"]
+__all__ = ["CPU", "MAX_THREADS", "Session"]
 
 CPU = "CPUExecutionProvider"
 """ONNX Runtime's execution provider for the CPU, which is always there."""
+
+MAX_THREADS = 1024
+"""Of one session: no processor has more, and each costs a stack."""
 
 # Where a provider keeps its tensors, as ONNX Runtime names it; others take numpy arrays.
 _DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -65,8 +68,10 @@ class Session:
             and all(isinstance(name, str) for name in providers)
         ):
             raise OptionError(f"expected a list of provider names or None, got {providers!r}")
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise OptionError(f"expected threads >= 1 or None, got {threads!r}")
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise OptionError(
+                f"expected threads >= 1 and at most {MAX_THREADS}, or None, got {threads!r}"
+            )
         self.providers = list(providers) if providers is not None else [CPU]
         self.threads = threads
         self._content = content

@@ -33,7 +33,7 @@ def test_threads_reach_the_session(content: bytes) -> None:
     assert session._opened[1].get_session_options().intra_op_num_threads == 3
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
+@pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True, 1025, 10**20])
 def test_wrong_threads(content: bytes, threads: object) -> None:
     with pytest.raises(OptionError, match="threads >= 1"):
         Session(content, threads=threads)

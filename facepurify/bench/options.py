@@ -16,6 +16,7 @@ from facepurify.bench.pairs import Pairs, load_pairs
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.shipped import find_recognizer
 from facepurify.errors import OptionError
+from facepurify.runtime import MAX_THREADS
 
 __all__ = [
     "FULL",
@@ -105,12 +106,14 @@ def set_threads(options: argparse.Namespace) -> None:
     """Give torch the threads that were asked for.
 
     Raises:
-        OptionError: If they are fewer than one.
+        OptionError: They are fewer than one, or more than any processor has.
     """
     if options.threads is None:
         return
-    if options.threads < 1:
-        raise OptionError(f"expected --threads >= 1, got {options.threads}")
+    if not 1 <= options.threads <= MAX_THREADS:
+        raise OptionError(
+            f"expected --threads >= 1 and at most {MAX_THREADS}, got {options.threads}"
+        )
     torch.set_num_threads(options.threads)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from facepurify.errors import FacePurifyError, OptionError, SeedError
+from facepurify.runtime import MAX_THREADS
 from facepurify.terminal import printable
 from facepurify.train.commands import antibodies, data, denoisers, recognizers, shipping
 from facepurify.train.commands.options import Commands
@@ -31,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.seed < 0:
             raise SeedError(f"expected a seed >= 0, got {options.seed}")
-        if options.threads is not None and options.threads < 1:
-            raise OptionError(f"expected threads >= 1, got {options.threads}")
+        if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
+            raise OptionError(
+                f"expected threads >= 1 and at most {MAX_THREADS}, got {options.threads}"
+            )
         torch.manual_seed(options.seed)
         if options.threads is not None:
             torch.set_num_threads(options.threads)

@@ -138,6 +138,7 @@ def test_a_full_disk_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch):
         ({"data": None}, "expected --data"),
         ({"limit": 0}, "limit >= 1"),
         ({"threads": 0}, "--threads >= 1"),
+        ({"threads": 10**20}, "--threads >= 1"),
         ({"eps": 0.03}, "whole grey levels from 1 to 255, got 0.03"),
         ({"eps_l2": -1}, "L2 eps > 0"),
         ({"seed": -1}, "seed"),
