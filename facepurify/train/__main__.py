@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from facepurify.errors import FacePurifyError, OptionError, SeedError
-from facepurify.runtime import MAX_THREADS
+from facepurify.bench.options import set_threads
+from facepurify.errors import FacePurifyError, SeedError
 from facepurify.terminal import printable
 from facepurify.train.commands import antibodies, data, denoisers, recognizers, shipping
 from facepurify.train.commands.options import Commands
@@ -32,13 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.seed < 0:
             raise SeedError(f"expected a seed >= 0, got {options.seed}")
-        if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
-            raise OptionError(
-                f"expected threads >= 1 and at most {MAX_THREADS}, got {options.threads}"
-            )
+        set_threads(options)
         torch.manual_seed(options.seed)
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
         options.command(options)
     except FacePurifyError as error:
         print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)

@@ -75,8 +75,8 @@ class AdaptRecipe:
 
     def settings(self) -> UddnRecipe:
         """How the denoiser is trained, but for the number of steps."""
-        # Those of the shipped one, but for the projection's own price of noise: with it the
-        # recognizer has less of a say, and a third of the gain was left (see the card of immune).
+        # Those of the earlier weights of immune, but for the projection's own price of noise: with
+        # it the recognizer has less of a say, and a third of the gain was left (see its card).
         return UddnRecipe(
             batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
             recompressed=self.recompressed, settled=True,
