@@ -54,6 +54,7 @@ class UddnRecipe:
             step judges; 0 for attacks on the guide alone. The statistics of batch norm stand still
             then, so that the network attacked is the one that learns.
         settled: keep the statistics of batch norm in any case.
+        frozen: leave the denoiser as it is, where a projection follows it: its selector learns.
         direct: share of the steps that judge the denoiser's own output, where a projection
             follows it, so that it is of use without one.
         reconstruction: weight of PIN's expected loss in the other steps, where a projection
@@ -77,6 +78,7 @@ class UddnRecipe:
     redraw: float = 0.0
     rehearse: int = 0
     settled: bool = False
+    frozen: bool = False
     direct: float = 0.0
     reconstruction: float = 0.0
     harm: float = 60.0
@@ -92,6 +94,11 @@ class UddnRecipe:
             recompressed=self.recompressed, direct=self.direct,
             fresh=self.fresh, redraw=self.redraw,
         )  # fmt: skip
+        if self.frozen and self.direct:
+            raise OptionError(
+                "expected direct of 0 with frozen, under which the denoiser alone learns nothing, "
+                f"got {self.direct}"
+            )
         if self.rehearse < 0 or self.reconstruction < 0:
             raise OptionError(
                 "expected rehearse and reconstruction of 0 or more, "
@@ -133,17 +140,20 @@ def fit_uddn(
         OptionError: a guide is none of the pack's, generated noise is asked for without GNR
             or the reverse, or what only an :class:`ImmuneNet` has of a plain denoiser.
     """
-    if (recipe.direct or recipe.reconstruction) and not isinstance(net, ImmuneNet):
+    if not isinstance(net, ImmuneNet) and (recipe.direct or recipe.reconstruction or recipe.frozen):
         raise OptionError(
-            "expected direct and reconstruction of 0 for a denoiser without a projection, "
-            f"got {recipe.direct} and {recipe.reconstruction}"
+            "expected direct and reconstruction of 0, and frozen off, for a denoiser without a "
+            f"projection, got {recipe.direct}, {recipe.reconstruction} and {recipe.frozen}"
         )
     places = [pack.index(recognizer) for recognizer in recognizers]
     if (draw_noise is None) != (recipe.generated == 0):
         raise OptionError("expected a GNR run if, and only if, a share of the noise is generated")
     guides = [Guide(recognizer) for recognizer in recognizers]
     net.to(memory_format=torch.channels_last)
-    net.train(not (recipe.settled or recipe.rehearse))
+    if recipe.frozen:
+        net.unet.requires_grad_(False)
+        net.suspicion.requires_grad_(False)
+    net.train(not (recipe.settled or recipe.rehearse or recipe.frozen))
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
     sources = pack.sources(recognizers)

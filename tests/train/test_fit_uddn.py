@@ -205,7 +205,7 @@ def test_commands_from_attacks_to_a_purifier(
     assert np.allclose(result.score, suspicion.sigmoid().numpy(), atol=1e-5)
     gone_on = ["uddn", *guides, "--uddn", "uddn.onnx", "--run", "on"]
     assert main(gone_on) == 1
-    assert "expected --settled to begin from an ONNX file" in capsys.readouterr().err
+    assert "expected --settled or --frozen to begin from an ONNX file" in capsys.readouterr().err
     settled = ["--settled", "--rate", "1e-9", "--steps", "1", "--batch", "2"]
     assert main([*gone_on, *settled]) == 0
     with torch.no_grad():

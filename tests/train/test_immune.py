@@ -12,7 +12,7 @@ from torch import nn
 from facepurify import Purifier
 from facepurify.bench.defences import PurifierDefence
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import DataError, ModelContractError
+from facepurify.errors import DataError, ModelContractError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.basis import Basis
@@ -106,6 +106,28 @@ def test_the_loss_moves_both_parts(
     parts = ("unet.noise.weight", "suspicion.weight", "pin.evidence", "pin.selector.logits.weight")
     assert set(parts) <= moved
     assert not any(name.startswith(("pin.space", "pin.suspicion")) for name in moved)
+
+
+def test_a_frozen_denoiser_stays_as_it_is(
+    immune: ImmuneNet, pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in immune.state_dict().items()}
+    recipe = UddnRecipe(steps=2, batch=4, frozen=True, reconstruction=0.1, sparsity=4)
+    fit_uddn(immune, pack, [guide, guide], recipe, tmp_path / "run")
+    moved = {
+        name for name, value in immune.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert {"pin.evidence", "pin.selector.logits.weight"} <= moved
+    assert all(name.startswith(("pin.selector", "pin.evidence")) for name in moved)
+
+
+def test_only_what_a_projection_follows_can_be_frozen(
+    pack: AttackPack, guide: Recognizer, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="and frozen off, for a denoiser without a projection"):
+        fit_uddn(UddnNet(), pack, [guide], UddnRecipe(steps=1, batch=2, frozen=True), tmp_path)
+    with pytest.raises(OptionError, match="expected direct of 0 with frozen"):
+        UddnRecipe(frozen=True, direct=0.5)
 
 
 @pytest.mark.parametrize("direct", [0.0, 1.0])

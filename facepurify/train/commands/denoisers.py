@@ -115,10 +115,11 @@ def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     """
     if options.uddn in SIZES:
         return UddnNet(options.uddn)
-    if not (recipe.settled or recipe.rehearse or Path(options.uddn).is_dir()):
+    stands = recipe.settled or recipe.frozen or recipe.rehearse
+    if not (stands or Path(options.uddn).is_dir()):
         raise OptionError(
-            "expected --settled to begin from an ONNX file, whose batch norm is folded, got "
-            f"{options.uddn} without"
+            "expected --settled or --frozen to begin from an ONNX file, whose batch norm is "
+            f"folded, got {options.uddn} without"
         )
     return load_uddn(options.uddn)
 
