@@ -25,7 +25,7 @@ from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
 from facepurify.train.loop import check_free
 from facepurify.train.recover import recover_uddn
-from facepurify.train.uddn import UddnNet
+from facepurify.train.uddn import UddnNet, check_overshoot
 from facepurify.weights import read_model
 
 __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
@@ -48,6 +48,7 @@ class AdaptRecipe:
         fresh: share of the steps whose attacks are made in the step.
         rehearse: steps of those through the purifier itself; 0 for oblivious ones.
         recompressed: share of all images, attacked or not, that go through JPEG last.
+        overshoot: how many times the noise that the denoiser finds is taken off in the end.
         pairs: clean held-out pairs of each kind to measure with.
         attacked: attacked ones.
     """
@@ -58,6 +59,7 @@ class AdaptRecipe:
     fresh: float = 0.25
     rehearse: int = 0
     recompressed: float = 0.6
+    overshoot: float = 1.5
     pairs: int = 1000
     attacked: int = 200
 
@@ -66,6 +68,7 @@ class AdaptRecipe:
             raise OptionError(
                 f"expected minutes and rate above 0, got {self.minutes} and {self.rate}"
             )
+        check_overshoot(self.overshoot)
         if min(self.batch, self.pairs, self.attacked) < 1:
             raise OptionError(
                 "expected batch, pairs and attacked of 1 or more, "
@@ -75,12 +78,12 @@ class AdaptRecipe:
 
     def settings(self) -> UddnRecipe:
         """How the denoiser is trained, but for the number of steps."""
-        # Those of the earlier weights of immune, but for the projection's own price of noise: with
-        # it the recognizer has less of a say, and a third of the gain was left (see its card).
+        # Those of the shipped one. With the projection's own price of noise the recognizer has less
+        # of a say, and a third of the gain was left (see the card of immune).
         return UddnRecipe(
             batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
             recompressed=self.recompressed, settled=True,
-            distance="l1", pixel=0.01, clean=0.2, noisy=0.03, band=0.07,
+            distance="l1", pixel=0.002, clean=0.12, noisy=0, band=0.03,
         )  # fmt: skip
 
 
@@ -136,6 +139,7 @@ def adapt(
     seconds = _seconds_a_step(file.content, pack, recognizer, settings)
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
+    net.overshoot(recipe.overshoot)
     out = Path(out)  # as a string it might be a shipped model's name
     export_purifier(net, out)
     calibrate(out, faces)

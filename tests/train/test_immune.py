@@ -259,6 +259,9 @@ def test_commands_to_a_purifier(
         ["export", *data, "--run", "runs/uddn"],
         ["export", *data, "--run", "runs/pin"],
         ["export", *data, "--run", "runs/uddn", "--pin", "pin.onnx", "-o", "joined.onnx"],
+        ["export", *data, "--run", "runs/uddn", "--overshoot", "1.5", "-o", "over.onnx"],
+        ["export", *data, "--run", "runs/uddn", "--overshoot", "1.5", "--pin", "pin.onnx",
+         "-o", "beyond.onnx"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
@@ -285,12 +288,18 @@ def test_commands_to_a_purifier(
         assert torch.allclose(alone(x)[0], whole.denoiser()(x)[0], atol=1e-5)
         chosen, known = load_pin("immune.onnx").choose(x), whole.pin.choose(x)
     assert torch.allclose(chosen[1], known[1], atol=1e-4)
-    joined, chain = Purifier("joined.onnx"), Purifier(["uddn.onnx", "pin.onnx"])
-    assert "probability" in joined.info.outputs
-    image = x.numpy()
-    assert np.allclose(
-        joined.purify_canonical(image).images, chain.purify_canonical(image).images, atol=1e-3
-    )
+    image = 0.3 + 0.4 * x.numpy()
+    for file, denoiser in (("joined.onnx", "uddn.onnx"), ("beyond.onnx", "over.onnx")):
+        joined, chain = Purifier(file), Purifier([denoiser, "pin.onnx"])
+        assert "probability" in joined.info.outputs
+        assert np.allclose(
+            joined.purify_canonical(image).images, chain.purify_canonical(image).images, atol=1e-3
+        )
+    once, over = (Purifier(f).purify_canonical(image).images for f in ("uddn.onnx", "over.onnx"))
+    assert not np.array_equal(once, image)
+    assert np.allclose(over - image, 1.5 * (once - image), atol=1e-5)
+    assert main(["export", *data, "--run", "runs/pin", "--overshoot", "1.5"]) == 1
+    assert "expected a denoiser for --overshoot, got PIN" in capsys.readouterr().err
     assert main(["export", *data, "--run", "runs/pin", "--pin", "pin.onnx"]) == 1
     assert "expected a run of uddn for --pin, got PIN" in capsys.readouterr().err
     adapt = ["adapt", *data, "--recognizer", str(guide_file), "--model", "immune.onnx"]

@@ -43,6 +43,10 @@ def add_commands(commands: Commands) -> None:
         "--pin", metavar="RUN|NAME|ONNX",
         help="put its projection behind a run of uddn: an immune network",
     )  # fmt: skip
+    sub.add_argument(
+        "--overshoot", type=float, default=1.0, metavar="FACTOR",
+        help="how many times the noise that a denoiser finds is taken off",
+    )  # fmt: skip
     sub.add_argument("--half", action="store_true", help="keep the weights in half precision")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     add_publishing(sub)
@@ -82,6 +86,10 @@ def _export(options: argparse.Namespace) -> None:
         if not isinstance(net, ImmuneNet):
             raise OptionError(f"expected a run of immune for --denoiser, got {method_of(net)}")
         net = net.denoiser()
+    if options.overshoot != 1:
+        if not isinstance(net, UddnNet):
+            raise OptionError(f"expected a denoiser for --overshoot, got {method_of(net)}")
+        net.overshoot(options.overshoot)
     if options.pin:
         if type(net) is not UddnNet:
             raise OptionError(f"expected a run of uddn for --pin, got {method_of(net)}")
