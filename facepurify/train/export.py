@@ -67,9 +67,9 @@ class Masked(nn.Module):
         Mode 0 keeps p of each coefficient, the mean of the sampled mask; 1 is the published fixed
         mask p > mean(p), 2 the published sampled one, p > u.
         """
-        coefficients, probability, suspicion = self.net.choose(image)
-        mask = self.mask(probability, mask_mode, mask_uniform)
-        purified = self.net.space.decode(mask * coefficients)
+        purified, _, probability, suspicion = self.net.restore(
+            image, lambda p: self.mask(p, mask_mode, mask_uniform)
+        )
         return purified, probability, suspicion.sigmoid()
 
     @staticmethod
@@ -236,7 +236,7 @@ def _masked_difference(
     with torch.no_grad():
         image, mode, uniform = inputs.values()
         mask = masked.mask(torch.from_numpy(probability), mode, uniform)
-        ours = masked.net.space.decode(mask * masked.net.choose(image)[0])
+        ours = masked.net.restore(image, lambda _: mask)[0]
     return float(np.abs(ours.numpy() - purified).max())
 
 

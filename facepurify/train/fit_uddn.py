@@ -21,7 +21,7 @@ from facepurify.train.guide import Guide
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
-from facepurify.train.pin import expected_loss, sparsity_weight
+from facepurify.train.pin import expected_loss, mean_mask, sparsity_weight
 from facepurify.train.shares import check_parts, check_shares
 from facepurify.train.uddn import UddnNet
 
@@ -244,12 +244,12 @@ def projected(
     Returns:
         Purified images, the suspicion's logit [N], and the loss, a mean over the images.
     """
-    coefficients, probability, suspicion = net.choose(seen)
+    purified, coefficients, probability, suspicion = net.restore(seen, mean_mask)
     with torch.no_grad():
         target = net.space.encode(clean)
     price = sparsity_weight(net.space.eigenvalues, recipe.sparsity)
     lost = expected_loss(probability, target, coefficients, price, recipe.harm)
-    return net.space.decode(probability * coefficients), suspicion, lost.mean()
+    return purified, suspicion, lost.mean()
 
 
 def _feature_distance(guide: Guide, purified: Tensor, clean: Tensor) -> Tensor:

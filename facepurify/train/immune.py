@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from facepurify.bench.recognizers import Recognizer
+from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.immune_space import ImmuneSpace
-from facepurify.train.pin import PinNet
+from facepurify.train.pin import PinNet, mean_mask
 from facepurify.train.uddn import UddnNet
 
 __all__ = ["ImmuneNet", "mask_gap"]
@@ -27,12 +28,22 @@ class ImmuneNet(UddnNet):
     Args:
         denoiser: whose weights to begin from; its convolutions are shared, not copied.
         pin: selector and immune space to begin from; likewise.
+        share: of what does not fit into the immune space, how much is taken off: above 0, and 1
+            for all of it.
+
+    Raises:
+        OptionError: another share.
     """
 
-    def __init__(self, denoiser: UddnNet, pin: PinNet) -> None:
+    share: Tensor
+
+    def __init__(self, denoiser: UddnNet, pin: PinNet, share: float = 1.0) -> None:
         super().__init__(denoiser.size)
         self.unet, self.suspicion = denoiser.unet, denoiser.suspicion
         self.pin = pin
+        if not 0 < share <= 1:
+            raise OptionError(f"expected a share above 0 and at most 1, got {share}")
+        self.register_buffer("share", torch.tensor(float(share)))
         pin.suspicion.requires_grad_(False)
 
     @property
@@ -46,14 +57,21 @@ class ImmuneNet(UddnNet):
         alone.unet, alone.suspicion = self.unet, self.suspicion
         return alone.eval()
 
-    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, 3, 112, 112] RGB in [0, 1] to coefficients and p, both [N, K], and a logit [N].
+    def restore(
+        self, x: Tensor, antibody: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[N, 3, 112, 112] RGB in [0, 1] to the same, purified; more, as ``PinNet.restore``.
 
         Coefficients and p are those of the denoised face, the logit is the suspicion.
+
+        Args:
+            x: the images.
+            antibody: p to how much of each eigenface is kept.
         """
         denoised, suspicion = self.denoise(x)
-        coefficients, probability, _ = self.pin.choose(denoised)
-        return coefficients, probability, suspicion
+        fitting, coefficients, probability, _ = self.pin.restore(denoised, antibody)
+        purified = self.share * fitting + (1 - self.share) * denoised
+        return purified, coefficients, probability, suspicion
 
     @override
     def train(self, mode: bool = True) -> ImmuneNet:
@@ -65,8 +83,8 @@ class ImmuneNet(UddnNet):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to the same, purified, and the suspicion's logit [N]."""
-        coefficients, probability, suspicion = self.choose(x)
-        return self.space.decode(probability * coefficients), suspicion
+        purified, _, _, suspicion = self.restore(x, mean_mask)
+        return purified, suspicion
 
 
 @torch.no_grad()
@@ -86,14 +104,17 @@ def mask_gap(
         mean absolute difference in grey levels, and 1 - cos under each guide's name.
     """
     _, attacked = pack.images(torch.arange(min(count, len(pack))), mirrored=False)
-    coefficients, probability, _ = net.choose(attacked)
-    mean = net.space.decode(probability * coefficients)
+    mean, _, probability, _ = net.restore(attacked, mean_mask)
     uniform = torch.rand(probability.shape, generator=torch.Generator().manual_seed(0))
+
+    def hard(bound: Tensor) -> Tensor:
+        return net.restore(attacked, lambda p: (p > bound).float())[0]
+
     gaps = {}
     for name, bound in (("fixed", probability.mean(1, keepdim=True)), ("sampled", uniform)):
-        hard = net.space.decode((probability > bound).float() * coefficients)
-        gaps[name] = {"pixels": 255 * float((hard - mean).abs().mean())}
+        images = hard(bound)
+        gaps[name] = {"pixels": 255 * float((images - mean).abs().mean())}
         for guide in guides:
-            cosine = (guide.embed(hard) * guide.embed(mean)).sum(dim=1)
+            cosine = (guide.embed(images) * guide.embed(mean)).sum(dim=1)
             gaps[name][guide.name] = float(1 - cosine.mean())
     return gaps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -18,6 +18,7 @@ __all__ = [
     "PinNet",
     "Selector",
     "expected_loss",
+    "mean_mask",
     "policy_gradient_loss",
     "sparsity_weight",
 ]
@@ -73,10 +74,27 @@ class PinNet(nn.Module):
 
     forward = choose
 
+    def restore(
+        self, x: Tensor, antibody: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[N, 3, 112, 112] RGB in [0, 1] to the same, purified, and what ``choose`` gives.
+
+        Args:
+            x: the images.
+            antibody: p to how much of each eigenface is kept.
+        """
+        coefficients, probability, suspicion = self.choose(x)
+        purified = self.space.decode(antibody(probability) * coefficients)
+        return purified, coefficients, probability, suspicion
+
     def purify(self, x: Tensor) -> Tensor:
         """The projection under the mean of the sampled mask, as it ships."""
-        coefficients, probability, _ = self(x)
-        return self.space.decode(probability * coefficients)
+        return self.restore(x, mean_mask)[0]
+
+
+def mean_mask(probability: Tensor) -> Tensor:
+    """The antibody that ships: the mean of the sampled mask is p itself."""
+    return probability
 
 
 def sparsity_weight(eigenvalues: Tensor, rank: int) -> Tensor:

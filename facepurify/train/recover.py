@@ -21,6 +21,7 @@ from facepurify.train.uddn import SIZES, UddnNet
 __all__ = ["recover_facenet", "recover_pin", "recover_uddn"]
 
 PIN = "pin."
+SHARE = "net.share"
 LAST_OF_FACENET = "embedding.4.0"
 Layers = dict[str, list[Tensor]]
 
@@ -46,7 +47,8 @@ def recover_uddn(content: bytes) -> UddnNet:
         if _layers_of(net).keys() == layers.keys():
             _fill_all(net, layers)
             if len(layers) < len(graph.layers):
-                net = ImmuneNet(net, _pin(graph, PIN))
+                share = graph.array(SHARE)  # what was written before there was one took all off
+                net = ImmuneNet(net, _pin(graph, PIN), 1.0 if share is None else float(share))
             return net.eval()
     raise ModelContractError(
         "expected a denoiser that `python -m facepurify.train export` wrote from a run of uddn, "

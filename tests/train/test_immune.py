@@ -21,7 +21,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn, projected
 from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.immune_space import ImmuneSpace
-from facepurify.train.pin import PinNet
+from facepurify.train.pin import PinNet, mean_mask
 from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn, open_run
 from facepurify.train.uddn import UddnNet
@@ -61,6 +61,25 @@ def test_a_step_may_judge_the_denoiser_alone(
     x, _ = pack.images(torch.arange(2), mirrored=False)
     with torch.no_grad():
         assert torch.equal(immune.denoiser().purify(x), immune.denoise(x)[0])
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_no_such_share(share: float, basis: Basis) -> None:
+    with pytest.raises(OptionError, match="expected a share above 0 and at most 1, got"):
+        ImmuneNet(UddnNet(), PinNet(basis), share)
+
+
+def test_a_share_takes_so_much_off_of_what_does_not_fit(
+    immune: ImmuneNet, images: torch.Tensor
+) -> None:
+    third = ImmuneNet(immune.denoiser(), immune.pin, 1 / 3).eval()
+    with torch.no_grad():
+        denoised, suspicion = immune.denoise(images)
+        fitting = immune.pin.purify(denoised)
+        purified, same = third(images)
+    assert torch.allclose(purified, (2 * denoised + fitting) / 3, atol=1e-6)
+    assert not torch.allclose(denoised, fitting, atol=1e-2)
+    assert torch.equal(suspicion, same)
 
 
 @pytest.fixture
@@ -155,7 +174,7 @@ def test_the_expected_loss_is_seen_through_the_denoiser(
     with torch.no_grad():
         for one, other in zip((purified, suspicion), immune(images), strict=True):
             assert torch.equal(one, other)
-        coefficients, p, _ = (each.double() for each in immune.choose(images))
+        _, coefficients, p, _ = (each.double() for each in immune.restore(images, mean_mask))
         wanted, eigenvalues = immune.space.encode(clean).double(), immune.space.eigenvalues.double()
         noise = (coefficients - wanted).square()
         kept = p * (7 * noise + eigenvalues.sort(descending=True).values[2])
@@ -174,7 +193,7 @@ def test_what_ships_is_what_was_trained(
     assert purifier.info.masks[0] == "expected"
     with torch.no_grad():
         purified, suspicion = immune(images)
-        _, probability, _ = immune.choose(images)
+        _, _, probability, _ = immune.restore(images, mean_mask)
     result = purifier.purify_canonical(images.numpy())
     # Eigenfaces are kept in half precision.
     assert np.abs(result.images - purified.numpy()).max() < 2e-3
@@ -226,7 +245,7 @@ def test_the_gap_of_hard_masks_by_hand(
     gaps = mask_gap(immune, pack, [guide], count=2)
     _, attacked = pack.images(torch.arange(2), mirrored=False)
     with torch.no_grad():
-        coefficients, p, _ = immune.choose(attacked)
+        _, coefficients, p, _ = immune.restore(attacked, mean_mask)
         hard = (p > p.mean(dim=1, keepdim=True)).float()
         fixed = immune.space.decode(hard * coefficients)
         levels = 255 * (fixed - immune.purify(attacked)).abs().mean()
@@ -262,6 +281,8 @@ def test_commands_to_a_purifier(
         ["export", *data, "--run", "runs/uddn", "--overshoot", "1.5", "-o", "over.onnx"],
         ["export", *data, "--run", "runs/uddn", "--overshoot", "1.5", "--pin", "pin.onnx",
          "-o", "beyond.onnx"],
+        ["export", *data, "--run", "runs/uddn", "--pin", "pin.onnx", "--share", "0.25",
+         "-o", "partly.onnx"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
@@ -298,6 +319,14 @@ def test_commands_to_a_purifier(
     once, over = (Purifier(f).purify_canonical(image).images for f in ("uddn.onnx", "over.onnx"))
     assert not np.array_equal(once, image)
     assert np.allclose(over - image, 1.5 * (once - image), atol=1e-5)
+    all_off, partly = (
+        Purifier(f).purify_canonical(image).images for f in ("joined.onnx", "partly.onnx")
+    )
+    assert np.allclose(partly - once, 0.25 * (all_off - once), atol=1e-3)
+    assert not np.allclose(partly, all_off, atol=1e-2)
+    assert float(recover_uddn(Path("partly.onnx").read_bytes()).share) == 0.25
+    assert main(["export", *data, "--run", "runs/uddn", "--share", "0.5"]) == 1
+    assert "expected --pin with --share, got 0.5 without" in capsys.readouterr().err
     assert main(["export", *data, "--run", "runs/pin", "--overshoot", "1.5"]) == 1
     assert "expected a denoiser for --overshoot, got PIN" in capsys.readouterr().err
     assert main(["export", *data, "--run", "runs/pin", "--pin", "pin.onnx"]) == 1

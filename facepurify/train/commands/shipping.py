@@ -44,6 +44,10 @@ def add_commands(commands: Commands) -> None:
         help="put its projection behind a run of uddn: an immune network",
     )  # fmt: skip
     sub.add_argument(
+        "--share", type=float, default=1.0,
+        help="how much that projection takes off of what does not fit",
+    )  # fmt: skip
+    sub.add_argument(
         "--overshoot", type=float, default=1.0, metavar="FACTOR",
         help="how many times the noise that a denoiser finds is taken off",
     )  # fmt: skip
@@ -93,7 +97,9 @@ def _export(options: argparse.Namespace) -> None:
     if options.pin:
         if type(net) is not UddnNet:
             raise OptionError(f"expected a run of uddn for --pin, got {method_of(net)}")
-        net = ImmuneNet(net, load_pin(options.pin)).eval()
+        net = ImmuneNet(net, load_pin(options.pin), options.share).eval()
+    elif options.share != 1:
+        raise OptionError(f"expected --pin with --share, got {options.share} without")
     method = method_of(net)
     critic, trained = None, Path(options.run) / CRITIC
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
