@@ -19,6 +19,7 @@ from facepurify.bench.attacks import (
     Attack,
     Goal,
     LabelFree,
+    Reversed,
     Square,
     get_attack,
     minimal_attack,
@@ -31,7 +32,7 @@ from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_i
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "square100",
+    "reversed10", "square100",
 ]  # fmt: skip
 L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2"]
 ITERATIVE = ["pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10"]
@@ -70,8 +71,17 @@ def test_reaches_its_goal_inside_the_ball_on_the_grid(name: str, goal: Goal) -> 
     assert levels.min() >= 0
     assert levels.max() <= 255
     assert (distance(images, attack) <= eps).all()
-    if name != "label_free10":
+    if name == "reversed10":
+        assert (gain(images, goal) < gain(random_images(COUNT), goal)).all()
+    elif name != "label_free10":
         assert (gain(images, goal) > gain(random_images(COUNT), goal)).all()
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_what_overshoots_turns_the_reversed_attack_around(goal: Goal) -> None:
+    clean, images = random_images(COUNT), attacked(Reversed(steps=10), goal, 8.0)
+    overshot = (images - 2 * (images - clean)).clamp(0, 1)  # as one that knows all of the noise
+    assert (gain(overshot, goal) > gain(clean, goal)).all()
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

@@ -12,6 +12,7 @@ from facepurify.bench.attacks.fgsm import FGSM
 from facepurify.bench.attacks.mim import MIM
 from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
 from facepurify.bench.attacks.pgd import PGD
+from facepurify.bench.attacks.reversed import Reversed
 from facepurify.bench.attacks.square import Square
 from facepurify.bench.attacks.tim import TIM
 from facepurify.errors import AttackError
@@ -31,6 +32,7 @@ __all__ = [
     "LabelFree",
     "Minimal",
     "Norm",
+    "Reversed",
     "Square",
     "get_attack",
     "minimal_attack",
@@ -38,7 +40,8 @@ __all__ = [
 ]
 
 _FAMILIES: dict[str, type[Attack]] = {
-    cls.family: cls for cls in (FGSM, PGD, MIM, DIM, TIM, APGD, Square, FeatureTarget, LabelFree)
+    cls.family: cls
+    for cls in (FGSM, PGD, MIM, DIM, TIM, APGD, Reversed, Square, FeatureTarget, LabelFree)
 }
 
 
