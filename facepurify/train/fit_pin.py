@@ -16,7 +16,13 @@ from facepurify.train.corruption import corrupt, sort_out
 from facepurify.train.delivery import recompress_some
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
-from facepurify.train.pin import PinNet, expected_loss, policy_gradient_loss, sparsity_weight
+from facepurify.train.pin import (
+    PinNet,
+    expected_loss,
+    mean_mask,
+    policy_gradient_loss,
+    sparsity_weight,
+)
 from facepurify.train.shares import check_parts, check_shares
 
 __all__ = ["PinRecipe", "fit_pin"]
@@ -92,7 +98,7 @@ def fit_pin(
         is_attacked = kinds["attacked"]
         seen = corrupt(clean, attacked, kinds, generator)
         seen = recompress_some(seen, recipe.recompressed, generator)
-        coefficients, probability, suspicion = net(seen)
+        purified, coefficients, probability, suspicion = net.restore(seen, mean_mask)
         with torch.no_grad():
             target = net.space.encode(clean)
         if recipe.gradient == "policy":
@@ -101,7 +107,6 @@ def fit_pin(
             ).mean()
         else:
             published = expected_loss(probability, target, coefficients, price, recipe.harm).mean()
-        purified = net.space.decode(probability * coefficients)
         which = step % len(guides)
         wanted = pack.embedded(places[which], rows, mirrored=mirrored)
         shift = 1 - (guides[which].embed(purified) * wanted).sum(dim=1)

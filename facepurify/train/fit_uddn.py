@@ -109,6 +109,11 @@ class UddnRecipe:
                 "expected a share of fresh attacks above 0 to redraw or rehearse, got fresh 0"
             )
 
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether those of batch norm stay as they are."""
+        return self.settled or self.frozen or self.rehearse > 0
+
 
 def fit_uddn(
     net: UddnNet,
@@ -153,7 +158,7 @@ def fit_uddn(
     if recipe.frozen:
         net.unet.requires_grad_(False)
         net.suspicion.requires_grad_(False)
-    net.train(not (recipe.settled or recipe.rehearse or recipe.frozen))
+    net.train(not recipe.keeps_statistics)
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps)
     parts = {"net": net, **optimiser.parts}
     sources = pack.sources(recognizers)

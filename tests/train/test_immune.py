@@ -42,6 +42,12 @@ def stirred(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
+def moved_since(before: dict[str, torch.Tensor], net: nn.Module) -> set[str]:
+    """The names of what a training changed."""
+    after = net.state_dict()
+    return {name for name, value in after.items() if not torch.equal(value, before[name])}
+
+
 @pytest.fixture
 def immune(basis: Basis) -> ImmuneNet:
     torch.manual_seed(0)
@@ -119,9 +125,7 @@ def test_the_loss_moves_both_parts(
     before = {name: value.clone() for name, value in immune.state_dict().items()}
     recipe = UddnRecipe(steps=3, batch=4, fresh=0.5, rehearse=1)
     fit_uddn(immune, pack, [guide, guide], recipe, tmp_path / "run")
-    moved = {
-        name for name, value in immune.state_dict().items() if not torch.equal(value, before[name])
-    }
+    moved = moved_since(before, immune)
     parts = ("unet.noise.weight", "suspicion.weight", "pin.evidence", "pin.selector.logits.weight")
     assert set(parts) <= moved
     assert not any(name.startswith(("pin.space", "pin.suspicion")) for name in moved)
@@ -133,9 +137,7 @@ def test_a_frozen_denoiser_stays_as_it_is(
     before = {name: value.clone() for name, value in immune.state_dict().items()}
     recipe = UddnRecipe(steps=2, batch=4, frozen=True, reconstruction=0.1, sparsity=4)
     fit_uddn(immune, pack, [guide, guide], recipe, tmp_path / "run")
-    moved = {
-        name for name, value in immune.state_dict().items() if not torch.equal(value, before[name])
-    }
+    moved = moved_since(before, immune)
     assert {"pin.evidence", "pin.selector.logits.weight"} <= moved
     assert all(name.startswith(("pin.selector", "pin.evidence")) for name in moved)
 

@@ -115,8 +115,7 @@ def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     """
     if options.uddn in SIZES:
         return UddnNet(options.uddn)
-    stands = recipe.settled or recipe.frozen or recipe.rehearse
-    if not (stands or Path(options.uddn).is_dir()):
+    if not (recipe.keeps_statistics or Path(options.uddn).is_dir()):
         raise OptionError(
             "expected --settled or --frozen to begin from an ONNX file, whose batch norm is "
             f"folded, got {options.uddn} without"
