@@ -18,7 +18,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.files import check_folder
 from facepurify.purifier import Purifier
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
 from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
@@ -32,6 +32,7 @@ __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
+CHEAP = {"fgsm": 1.0}
 PROBE = 32
 PROBE_STEPS = 5  # the first, which also warms up, is not timed
 STORED = "jpeg90"
@@ -46,7 +47,8 @@ class AdaptRecipe:
         batch: images a step.
         rate: peak learning rate.
         fresh: share of the steps whose attacks are made in the step.
-        rehearse: steps of those through the purifier itself; 0 for oblivious ones.
+        rehearse: steps of those through the purifier itself, for one that was trained so; 0 for
+            oblivious ones.
         recompressed: share of all images, attacked or not, that go through JPEG last.
         overshoot: how many times the noise that the denoiser finds is taken off in the end.
         pairs: clean held-out pairs of each kind to measure with.
@@ -74,14 +76,25 @@ class AdaptRecipe:
                 "expected batch, pairs and attacked of 1 or more, "
                 f"got {self.batch}, {self.pairs} and {self.attacked}"
             )
-        self.settings()  # it refuses the rest
+        settings = self.settings()  # it refuses the rest
+        if settings.rehearse and (self.fresh < 1 or self.overshoot != 1):
+            raise OptionError(
+                "expected fresh and overshoot of 1 with rehearse, since what is rehearsed is the "
+                f"purifier as it will be, got {self.fresh} and {self.overshoot}"
+            )
 
     def settings(self) -> UddnRecipe:
         """How the denoiser is trained, but for the number of steps."""
+        if self.rehearse:  # those of `uddn-robust`
+            return UddnRecipe(
+                batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
+                recompressed=self.recompressed, settled=True,
+                pixel=0, clean=0.4, noisy=0, band=0,
+            )  # fmt: skip
         # Those of the shipped one. With the projection's own price of noise the recognizer has less
         # of a say, and a third of the gain was left (see the card of immune).
         return UddnRecipe(
-            batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
+            batch=self.batch, rate=self.rate, fresh=self.fresh,
             recompressed=self.recompressed, settled=True,
             distance="l1", pixel=0.002, clean=0.12, noisy=0, band=0.03,
         )  # fmt: skip
@@ -134,8 +147,8 @@ def adapt(
     start = time.monotonic()
     rows = _judged(trial, "before", on_arrays(Purifier(model, threads=torch.get_num_threads())))
     end -= time.monotonic() - start  # as long as it will take to judge the result
-    pack = _pack_for(PACKING * (end - time.monotonic()), recognizer, faces, seed)
     settings = recipe.settings()
+    pack = _pack_for(end - time.monotonic(), recognizer, faces, settings, seed)
     seconds = _seconds_a_step(file.content, pack, recognizer, settings)
     steps = max(1, int((end - time.monotonic()) / seconds))
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
@@ -153,14 +166,21 @@ def _judged(trial: Trial, when: str, purify: Purify) -> dict[str, dict[str, floa
     return {when: trial.judge(purify), f"{when}, as {STORED}": trial.judge(stored)}
 
 
-def _pack_for(seconds: float, recognizer: Recognizer, faces: FaceSet, seed: int) -> AttackPack:
-    """Attacks as many faces as there is time for."""
+def _pack_for(
+    left: float, recognizer: Recognizer, faces: FaceSet, settings: UddnRecipe, seed: int
+) -> AttackPack:
+    """Attacks as many faces as there is time for, of ``left`` seconds.
+
+    Where all attacks are made in the steps, its own are not looked at, so they are cheap ones.
+    """
+    packing, kinds = (PACKING, KINDS) if settings.fresh < 1 else (PACKING / 7, CHEAP)
     most = len(faces.training)
     few = min(PROBE, most)
     start = time.monotonic()
-    make_pack(faces, [recognizer], few, seed=seed)
+    make_pack(faces, [recognizer], few, kinds=kinds, seed=seed)
     each = (time.monotonic() - start) / few
-    return make_pack(faces, [recognizer], min(most, max(few, int(seconds / each))), seed=seed)
+    count = min(most, max(few, int(packing * left / each)))
+    return make_pack(faces, [recognizer], count, kinds=kinds, seed=seed)
 
 
 def _seconds_a_step(

@@ -144,6 +144,7 @@ def export_purifier(
         return _export_masked(Masked(net).eval(), image, path, {}, half=half)
     scored = Scored(net).eval()
     model = to_onnx(scored, (image,), ["image"], ["purified", "score"])
+    halve(model, _is_large_matrix)
     if half:
         halve_all(model)
     session = _session(data := _checked(model))

@@ -16,7 +16,7 @@ from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import DrawNoise, corrupt, sort_out
 from facepurify.train.delivery import recompress_some
-from facepurify.train.fresh import attack_now
+from facepurify.train.fresh import attack_now, others, rehearse
 from facepurify.train.guide import Guide
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
@@ -25,9 +25,10 @@ from facepurify.train.pin import expected_loss, mean_mask, sparsity_weight
 from facepurify.train.shares import check_parts, check_shares
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["DISTANCES", "UddnRecipe", "distances", "fit_uddn", "projected"]
+__all__ = ["DISTANCES", "UddnRecipe", "distances", "evasion", "fit_uddn", "projected"]
 
 DISTANCES = ("cosine", "l1", "feature")
+STRANGE, RETURN = 0.1, 0.25  # cosine between strangers, and weight of getting back to oneself
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ class UddnRecipe:
         recompressed: share of all images, attacked or not, that go through JPEG last.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
-        rehearse: steps of fresh attacks through the purifier itself, or that part of it which the
-            step judges; 0 for attacks on the guide alone. The statistics of batch norm stand still
-            then, so that the network attacked is the one that learns.
+        rehearse: steps of fresh impersonations through the purifier itself, or that part of it
+            which the step judges; 0 for attacks on the guide alone. What counts then is that the
+            victim's embedding is not reached. The statistics of batch norm stand still, so that the
+            network attacked is the one that learns.
         settled: keep the statistics of batch norm in any case.
         frozen: leave the denoiser as it is, where a projection follows it: its selector learns.
         direct: share of the steps that judge the denoiser's own output, where a projection
@@ -107,6 +109,11 @@ class UddnRecipe:
         if (self.redraw or self.rehearse) and not self.fresh:
             raise OptionError(
                 "expected a share of fresh attacks above 0 to redraw or rehearse, got fresh 0"
+            )
+        if self.rehearse and (self.batch < 2 or self.distance == "feature"):
+            raise OptionError(
+                "expected a batch with victims, of 2 or more, and a distance of embeddings to "
+                f"rehearse, got {self.batch} and {self.distance}"
             )
 
     @property
@@ -182,10 +189,14 @@ def fit_uddn(
             generator,
         )
         chosen = kinds["attacked"]
+        victims = others(target, generator)[chosen] if fresh and recipe.rehearse else None
         if fresh and bool(chosen.any()):
-            whole = _through(judged, embed) if recipe.rehearse else embed
-            attacked[chosen] = attack_now(
-                whole, clean[chosen], target[chosen], generator, recipe.rehearse
+            attacked[chosen] = (
+                attack_now(embed, clean[chosen], target[chosen], generator)
+                if victims is None
+                else rehearse(
+                    _through(judged, embed), clean[chosen], victims, generator, recipe.rehearse
+                )
             )
         seen = corrupt(clean, attacked, kinds, generator, draw_noise)
         seen = recompress_some(seen, recipe.recompressed, generator)
@@ -195,11 +206,14 @@ def fit_uddn(
             published = torch.zeros(())
         else:
             purified, suspicion, published = projected(net, seen, clean, recipe)
-        distance = (
-            _feature_distance(guide, purified, clean)
-            if recipe.distance == "feature" and embed == guide.embed
-            else distances(embed(purified), target, recipe.distance)
-        )
+        if recipe.distance == "feature" and embed == guide.embed:
+            distance = _feature_distance(guide, purified, clean)
+        else:
+            embedded = embed(purified)
+            distance = distances(embedded, target, recipe.distance)
+            if victims is not None:
+                missed = evasion(embedded[chosen], target[chosen], victims)
+                distance = distance.index_put((chosen,), missed)
         pixel = 255 * (purified - clean).abs().mean()
         hostile = chosen | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
@@ -233,6 +247,17 @@ def distances(purified: Tensor, clean: Tensor, kind: str) -> Tensor:
     if kind == "cosine":
         return 1 - (purified * clean).sum(dim=1)
     return (purified - clean).abs().sum(dim=1) / math.sqrt(purified.shape[1])
+
+
+def evasion(purified: Tensor, own: Tensor, victims: Tensor) -> Tensor:
+    """How far purified impersonations are from missing their victims, [N].
+
+    relu(cos to the victim - 0.1) + (1 - cos to the own) / 4, on unit embeddings [N, d]. Somebody
+    who knows the purifier can always dodge, so a loss that asked for the own embedding first would
+    spend itself on that.
+    """
+    near = (purified * victims).sum(dim=1)
+    return nn.functional.relu(near - STRANGE) + RETURN * distances(purified, own, "cosine")
 
 
 def projected(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Embed
+from facepurify.bench.attacks.base import Problem
+from facepurify.bench.attacks.iterative import ascend
 from facepurify.train.attack_pack import turned
 from facepurify.train.corruption import draw_strengths
 
-__all__ = ["attack_now"]
+__all__ = ["attack_now", "others", "rehearse"]
 
 MOST_STEPS = 3
+REHEARSED = (2.0, 6.0)  # strengths; what 12 leaves of a face taught a first trial nothing
+REACH = 1.5  # of all steps together, in radii of the ball
 
 
 def attack_now(
@@ -33,9 +40,46 @@ def attack_now(
     goal = GOALS[int(torch.randint(len(GOALS), (), generator=generator))]
     if len(own) == 1:
         goal = "dodging"  # there is no victim
-    others = own.roll(1 + int(torch.randint(max(1, len(own) - 1), (), generator=generator)), 0)
-    anchor = others if goal == "impersonation" else turned(own, generator)
+    anchor = others(own, generator) if goal == "impersonation" else turned(own, generator)
     strength = draw_strengths(len(clean), generator)
     steps = steps or int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))
     attack = FGSM() if steps == 1 else PGD(steps=steps)
     return attack(embed, clean, anchor, goal, strength, generator=generator)
+
+
+def others(own: Tensor, generator: torch.Generator) -> Tensor:
+    """A victim for each of a batch of embeddings [N, d]: another of them; its own if alone."""
+    return own.roll(1 + int(torch.randint(max(1, len(own) - 1), (), generator=generator)), 0)
+
+
+def rehearse(
+    embed: Embed, clean: Tensor, victims: Tensor, generator: torch.Generator, steps: int
+) -> Tensor:
+    """Impersonations by an attacker who goes through the purifier, in few steps that reach far.
+
+    Args:
+        embed: what is attacked, purifier and recognizer.
+        clean: [N, 3, 112, 112] in [0, 1], on the 8-bit grid.
+        victims: unit embeddings [N, d].
+        generator: of all draws.
+        steps: of PGD, 1 or more.
+
+    Returns:
+        The attacked batch, at strengths of 2 to 6 of 255, as an 8-bit file delivers it.
+    """
+    low, high = REHEARSED
+    strength = low + (high - low) * torch.rand(len(clean), generator=generator)
+    attack = _FarPGD(steps=steps)
+    return attack(embed, clean, victims, "impersonation", strength, generator=generator)
+
+
+@dataclass(frozen=True)
+class _FarPGD(PGD):
+    """PGD whose steps, however few, cross the ball; the benchmark's begin with a quarter of eps."""
+
+    @override
+    def run(self, problem: Problem) -> Tensor:
+        return ascend(
+            problem, problem.random_start(), self.steps, lambda gradient: gradient,
+            size=lambda _, problem: REACH * problem.eps / self.steps,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet, mean_mask
-from facepurify.train.uddn import UddnNet
+from facepurify.train.uddn import UddnNet, check_plain
 
 __all__ = ["ImmuneNet", "mask_gap"]
 
@@ -32,13 +32,14 @@ class ImmuneNet(UddnNet):
             for all of it.
 
     Raises:
-        OptionError: another share.
+        OptionError: another share, or the denoiser is itself built on one.
     """
 
     share: Tensor
 
     def __init__(self, denoiser: UddnNet, pin: PinNet, share: float = 1.0) -> None:
         super().__init__(denoiser.size)
+        check_plain(denoiser)
         self.unet, self.suspicion = denoiser.unet, denoiser.suspicion
         self.pin = pin
         if not 0 < share <= 1:

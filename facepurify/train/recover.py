@@ -14,6 +14,7 @@ from facepurify.images import SIZE
 from facepurify.train.basis import Basis, Block
 from facepurify.train.facenet import FaceNet
 from facepurify.train.immune import ImmuneNet
+from facepurify.train.narrow import NarrowNet
 from facepurify.train.pin import PinNet
 from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
@@ -21,6 +22,7 @@ from facepurify.train.uddn import SIZES, UddnNet
 __all__ = ["recover_facenet", "recover_pin", "recover_uddn"]
 
 PIN = "pin."
+NARROW = "space"
 SHARE = "net.share"
 LAST_OF_FACENET = "embedding.4.0"
 Layers = dict[str, list[Tensor]]
@@ -34,8 +36,8 @@ def recover_uddn(content: bytes) -> UddnNet:
     ``settled``), a gain of 1 and the folded bias.
 
     Args:
-        content: an ONNX file, checked against the contract; of UDDN, or of the immune network,
-            which is one too.
+        content: an ONNX file, checked against the contract; of UDDN, alone or behind a fixed
+            projection, or of the immune network, which is one too.
 
     Raises:
         ModelContractError: it is no UDDN of ours.
@@ -46,7 +48,9 @@ def recover_uddn(content: bytes) -> UddnNet:
         net = UddnNet(size)
         if _layers_of(net).keys() == layers.keys():
             _fill_all(net, layers)
-            if len(layers) < len(graph.layers):
+            if graph.array(f"net.{NARROW}.luma.mean") is not None:
+                net = NarrowNet(net, _projection(graph))
+            elif len(layers) < len(graph.layers):
                 share = graph.array(SHARE)  # what was written before there was one took all off
                 net = ImmuneNet(net, _pin(graph, PIN), 1.0 if share is None else float(share))
             return net.eval()
@@ -149,11 +153,22 @@ class _Graph:
         return array.astype(np.float32)
 
 
+def _projection(graph: _Graph) -> Basis:
+    """The eigenfaces of a fixed projection, whose file does not say how common each is."""
+    names = [f"{NARROW}.{plane}.{side}" for plane in ("luma", "chroma")
+             for side in ("symmetric", "antisymmetric")]  # fmt: skip
+    count = sum(graph.floats(name).shape[1] for name in names)
+    return _basis(graph, NARROW, np.ones(count, np.float32))
+
+
+def _basis(graph: _Graph, name: str, eigenvalues: npt.NDArray[np.float32]) -> Basis:
+    luma, rest = _blocks(graph, f"{name}.luma", 1, eigenvalues)
+    chroma, _ = _blocks(graph, f"{name}.chroma", 2, rest)
+    return Basis(luma, chroma)
+
+
 def _pin(graph: _Graph, prefix: str) -> PinNet:
-    eigenvalues = graph.floats(f"{prefix}space.eigenvalues")
-    luma, rest = _blocks(graph, f"{prefix}space.luma", 1, eigenvalues)
-    chroma, _ = _blocks(graph, f"{prefix}space.chroma", 2, rest)
-    net = PinNet(Basis(luma, chroma))
+    net = PinNet(_basis(graph, f"{prefix}space", graph.floats(f"{prefix}space.eigenvalues")))
     layers = {
         name.removeprefix(prefix): each
         for name, each in graph.layers.items()

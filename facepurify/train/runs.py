@@ -13,6 +13,7 @@ from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
+from facepurify.train.narrow import NarrowNet
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.uddn import SIZES, UddnNet
@@ -20,7 +21,7 @@ from facepurify.weights import read_model
 
 __all__ = [
     "checksum_of",
-    "describe_immune",
+    "describe_denoiser",
     "describe_run",
     "load_pin",
     "load_uddn",
@@ -40,8 +41,9 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
         folder: of the run; made if it is not there.
         method: "PIN", "AIS", "UDDN" or "immune".
         **fields: what ``open_run`` builds the network from: for PIN ``eigenfaces`` (a path),
-            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size``, for
-            the immune network ``size`` and ``selector``; its eigenfaces lie in the run's folder.
+            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size`` and,
+            behind a projection, how many ``eigenfaces``, for the immune network ``size`` and
+            ``selector``; the eigenfaces of the last two lie in the run's folder.
 
     Raises:
         DataError: the folder holds a run of another network.
@@ -55,15 +57,21 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
         temporary.write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
 
 
-def describe_immune(folder: str | Path, net: ImmuneNet) -> None:
-    """Notes what a run of the immune network trains, its eigenfaces included.
+def describe_denoiser(folder: str | Path, net: UddnNet) -> None:
+    """Notes what a run of a denoiser or of what is built on one trains, its eigenfaces included.
 
     Those of a run that has begun stay as they are: its checkpoint goes on with them.
 
     Raises:
         DataError: the folder holds a run of another network.
     """
-    describe_run(folder, "immune", size=net.size, selector=net.pin.kind)
+    if isinstance(net, ImmuneNet):
+        describe_run(folder, "immune", size=net.size, selector=net.pin.kind)
+    elif isinstance(net, NarrowNet):
+        describe_run(folder, "UDDN", size=net.size, eigenfaces=net.space.count)
+    else:
+        describe_run(folder, "UDDN", size=net.size)
+        return
     if not (Path(folder) / CHECKPOINT).exists():
         net.space.basis().save(Path(folder) / EIGENFACES)
 
@@ -86,6 +94,8 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
             net = AisNet(basis, noted["selector"], noted["memory"])
         elif noted["method"] == "UDDN" and noted["size"] in SIZES:
             net = UddnNet(noted["size"])
+            if "eigenfaces" in noted:
+                net = NarrowNet(net, Basis.load(Path(folder) / EIGENFACES))
         elif noted["method"] == "immune" and noted["selector"] in SELECTORS:
             pin = PinNet(Basis.load(Path(folder) / EIGENFACES), noted["selector"])
             net = ImmuneNet(UddnNet(noted["size"]), pin)
@@ -118,7 +128,8 @@ def checksum_of(source: str) -> str:
 def load_uddn(source: str) -> UddnNet:
     """A denoiser from a run's folder, a shipped model's name or an ONNX file.
 
-    Of an immune network's file it is that network's denoiser, alone.
+    Of an immune network's file it is that network's denoiser, alone; one behind a fixed projection
+    comes with it.
 
     Raises:
         DataError: the folder holds no run of uddn.
@@ -127,7 +138,7 @@ def load_uddn(source: str) -> UddnNet:
     if not Path(source).is_dir():
         net = recover_uddn(read_model(source).content)
         return net.denoiser() if isinstance(net, ImmuneNet) else net
-    return _run_of(UddnNet, "uddn", source)
+    return _run_of((UddnNet, NarrowNet), "uddn", source)
 
 
 def load_pin(source: str) -> PinNet:
@@ -139,13 +150,13 @@ def load_pin(source: str) -> PinNet:
     """
     if not Path(source).is_dir():
         return recover_pin(read_model(source).content)
-    return _run_of(PinNet, "pin", source)
+    return _run_of((PinNet,), "pin", source)
 
 
-def _run_of(kind: type[Net], name: str, source: str) -> Net:
-    """A run of this very kind: AIS is a PIN and immune a UDDN, but begins elsewhere."""
+def _run_of(kinds: tuple[type[Net], ...], name: str, source: str) -> Net:
+    """A run of these very kinds: AIS is a PIN and immune a UDDN, but begins elsewhere."""
     net = open_run(source)
-    if type(net) is not kind:
+    if type(net) not in kinds or not isinstance(net, kinds):
         raise DataError(f"expected a run of {name}, got one of {method_of(net)}: {source}")
     return net
 

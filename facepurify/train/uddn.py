@@ -17,6 +17,7 @@ __all__ = [
     "UddnNet",
     "WideUNet",
     "check_overshoot",
+    "check_plain",
 ]
 
 LIGHT = ((16, 1), (40, 1), (88, 2), (128, 2))
@@ -78,6 +79,16 @@ class UddnNet(nn.Module):
         check_overshoot(factor)
         for parameter in self.unet.noise.parameters():
             parameter.mul_(factor)
+
+
+def check_plain(net: UddnNet) -> None:
+    """Refuses what has more than a denoiser to it, where only a denoiser would be taken of it.
+
+    Raises:
+        OptionError: it is built on one.
+    """
+    if type(net) is not UddnNet:
+        raise OptionError(f"expected a denoiser alone to build on, got {type(net).__name__}")
 
 
 def check_overshoot(factor: float) -> None:

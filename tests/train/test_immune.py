@@ -23,7 +23,7 @@ from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet, mean_mask
 from facepurify.train.recover import recover_pin, recover_uddn
-from facepurify.train.runs import describe_immune, describe_run, load_pin, load_uddn, open_run
+from facepurify.train.runs import describe_denoiser, describe_run, load_pin, load_uddn, open_run
 from facepurify.train.uddn import UddnNet
 
 
@@ -347,22 +347,22 @@ def test_a_run_keeps_its_eigenfaces(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    describe_immune("run", immune)
+    describe_denoiser("run", immune)
     torch.save({"parts": {"net": immune.state_dict()}}, "run/checkpoint.pt")
     before = Path("run/eigenfaces.npz").read_bytes()
     assert main(["immune", "--guide", "none.onnx", "--run", "run", "--pin", "other"]) == 1
     assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
     with torch.no_grad():
         immune.space.luma.mean += 1
-    describe_immune("run", immune)  # as --resume does
+    describe_denoiser("run", immune)  # as --resume does
     assert Path("run/eigenfaces.npz").read_bytes() == before
     Path("run/checkpoint.pt").unlink()
-    describe_immune("run", immune)
+    describe_denoiser("run", immune)
     assert Path("run/eigenfaces.npz").read_bytes() != before
 
 
 def test_runs_are_told_apart(immune: ImmuneNet, tmp_path: Path) -> None:
-    describe_immune(tmp_path, immune)
+    describe_denoiser(tmp_path, immune)
     torch.save({"parts": {"net": immune.state_dict()}}, tmp_path / "checkpoint.pt")
     again = open_run(tmp_path)
     assert isinstance(again, ImmuneNet)

@@ -22,6 +22,7 @@ from facepurify.train.commands.options import (
     add_pairs,
     add_recipe,
     add_training,
+    basis_of,
     begun,
     faces_of,
     filled,
@@ -35,7 +36,8 @@ from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.loop import check_free
-from facepurify.train.runs import checksum_of, describe_immune, describe_run, load_pin, load_uddn
+from facepurify.train.narrow import NarrowNet
+from facepurify.train.runs import checksum_of, describe_denoiser, load_pin, load_uddn
 from facepurify.train.uddn import SIZES, UddnNet
 
 __all__ = ["add_commands"]
@@ -46,6 +48,9 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("uddn", _uddn, "train UDDN, the denoiser")
     add_guides(sub)
     _add_denoiser(sub)
+    sub.add_argument("--eigenfaces", metavar="NPZ", help="put a projection onto these before it")
+    sub.add_argument("--luma", type=int, default=500, help="luma eigenfaces to project onto")
+    sub.add_argument("--chroma", type=int, default=150, help="chroma eigenfaces to project onto")
     add_training(sub, "runs/uddn")
     add_gnr(sub)
     add_recipe(sub, UddnRecipe(), distance=DISTANCES)
@@ -125,9 +130,12 @@ def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
 
 def _uddn(options: argparse.Namespace) -> None:
     recipe = filled(UddnRecipe, options)
-    net = begun(_denoiser(options, recipe), options)
+    net = _denoiser(options, recipe)
+    if options.eigenfaces:
+        net = NarrowNet(net, basis_of(options))
+    net = begun(net, options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
-    describe_run(options.run, "UDDN", size=net.size)
+    describe_denoiser(options.run, net)
     fit_uddn(
         net, pack, guides, recipe, options.run,
         draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
@@ -140,7 +148,7 @@ def _immune(options: argparse.Namespace) -> None:
     recipe = filled(UddnRecipe, options)
     net = begun(ImmuneNet(_denoiser(options, recipe), load_pin(options.pin)), options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
-    describe_immune(options.run, net)
+    describe_denoiser(options.run, net)
     fit_uddn(
         net, pack, guides, recipe, options.run,
         draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
