@@ -32,7 +32,7 @@ __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
-CHEAP = {"fgsm": 1.0}
+CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05
 PROBE = 32
 PROBE_STEPS = 5  # the first, which also warms up, is not timed
 STORED = "jpeg90"
@@ -76,8 +76,8 @@ class AdaptRecipe:
                 "expected batch, pairs and attacked of 1 or more, "
                 f"got {self.batch}, {self.pairs} and {self.attacked}"
             )
-        settings = self.settings()  # it refuses the rest
-        if settings.rehearse and (self.fresh < 1 or self.overshoot != 1):
+        self.settings()  # it refuses the rest
+        if self.rehearse and (self.fresh < 1 or self.overshoot != 1):
             raise OptionError(
                 "expected fresh and overshoot of 1 with rehearse, since what is rehearsed is the "
                 f"purifier as it will be, got {self.fresh} and {self.overshoot}"
@@ -85,7 +85,7 @@ class AdaptRecipe:
 
     def settings(self) -> UddnRecipe:
         """How the denoiser is trained, but for the number of steps."""
-        if self.rehearse:  # those of `uddn-robust`
+        if self.rehearse:  # see the card of uddn
             return UddnRecipe(
                 batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
                 recompressed=self.recompressed, settled=True,
@@ -173,7 +173,7 @@ def _pack_for(
 
     Where all attacks are made in the steps, its own are not looked at, so they are cheap ones.
     """
-    packing, kinds = (PACKING, KINDS) if settings.fresh < 1 else (PACKING / 7, CHEAP)
+    packing, kinds = (PACKING, KINDS) if settings.fresh < 1 else (CHEAP_PACKING, CHEAP)
     most = len(faces.training)
     few = min(PROBE, most)
     start = time.monotonic()
