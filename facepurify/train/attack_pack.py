@@ -168,6 +168,7 @@ def make_pack(
     count: int,
     *,
     kinds: Mapping[str, float] = KINDS,
+    strengths: Sequence[int] = STRENGTHS,
     seed: int = 0,
     batch: int = 32,
     kept: Cache | None = None,
@@ -177,7 +178,7 @@ def make_pack(
     Every batch has generators of its own made from (seed, its number), so that a pack which goes on
     from batches that were kept is the one that would have been made at once.
 
-    Goals and strengths (2 to 12 of 255) are mixed. ``kinds`` are families of
+    Goals and strengths are mixed. ``kinds`` are families of
     ``facepurify.bench.attacks`` with their shares; those that iterate take 2 to 8 steps. The
     anchor of an impersonation is another face of the pack. Few sets have identities, so that of a
     dodging is the face's own embedding turned by about 40 degrees: as far as another photo of the
@@ -188,6 +189,8 @@ def make_pack(
         guides: to attack.
         count: faces.
         kinds: of attack, with their shares.
+        strengths: to draw from, L-infinity in units of 1/255; what stands there twice is drawn
+            twice as often.
         seed: of everything random.
         batch: faces to attack at once.
         kept: finished batches, of this very pack or not, and where to keep those of this one.
@@ -195,7 +198,8 @@ def make_pack(
     Raises:
         DataError: there are fewer training faces than ``count``, or none is asked for, or no guide.
         AttackError: an unknown kind.
-        OptionError: shares that are no probabilities, or different guides of one name.
+        OptionError: shares that are no probabilities, strengths below 1 or above the highest of
+            ``STRENGTHS``, or different guides of one name.
     """
     rng = np.random.default_rng(seed)
     candidates = faces.training
@@ -209,14 +213,18 @@ def make_pack(
     if not (len(names) and (shares >= 0).all() and shares.sum() > 0):
         raise OptionError(f"expected kinds of attack with shares of 0 or more, got {dict(kinds)}")
     shares = shares / shares.sum()
+    if not (strengths and min(strengths) >= 1 and max(strengths) <= max(STRENGTHS)):
+        raise OptionError(
+            f"expected strengths from 1 to {max(STRENGTHS)} of 255, got {list(strengths)}"
+        )
     chosen = np.sort(rng.choice(candidates, count, replace=False))
     clean = np.ascontiguousarray(faces.images[chosen].transpose(0, 3, 1, 2))[rng.permutation(count)]
     embeddings = tuple(_embed_both_ways(guide, clean) for guide in guides)
     attacked = np.empty_like(clean)
-    strength = rng.choice(STRENGTHS, count).astype(np.float32)
+    strength = rng.choice(strengths, count).astype(np.float32)
     settings = {
         "faces": faces.digest, "guides": [guide.sha256 for guide in guides], "count": count,
-        "kinds": dict(kinds), "seed": seed, "batch": batch,
+        "kinds": dict(kinds), "strengths": list(strengths), "seed": seed, "batch": batch,
     }  # fmt: skip
     starts = range(0, count, batch)
     for number, start in enumerate(tqdm(starts, desc="attacking faces", unit="batch")):
@@ -254,6 +262,7 @@ def write_pack(
     count: int,
     *,
     kinds: Mapping[str, float] = KINDS,
+    strengths: Sequence[int] = STRENGTHS,
     seed: int = 0,
 ) -> None:
     """Writes what ``make_pack`` makes, going on from what it finished before it was stopped.
@@ -261,7 +270,10 @@ def write_pack(
     Until the pack is whole its batches lie beside it, in ``path``.parts.
     """
     parts = _parts(path)
-    make_pack(faces, guides, count, kinds=kinds, seed=seed, kept=Cache(parts)).save(path)
+    made = make_pack(
+        faces, guides, count, kinds=kinds, strengths=strengths, seed=seed, kept=Cache(parts)
+    )
+    made.save(path)
     shutil.rmtree(parts)
 
 

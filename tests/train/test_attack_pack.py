@@ -30,6 +30,17 @@ def test_a_pack_needs_faces_and_guides_that_names_tell_apart(
         make_pack(faces, [guide, another], 4)
 
 
+def test_strengths_are_those_that_were_asked_for(faces: FaceSet, guide: Recognizer) -> None:
+    pack = make_pack(faces, [guide], 12, strengths=(2, 2, 3))
+    assert set(pack.strength) == {2, 3}
+    changed = abs(pack.attacked.astype(int) - pack.clean).max(axis=(1, 2, 3))
+    assert (changed <= pack.strength).all()
+    assert changed.any()
+    for wrong in ((), (0, 2), (8, 13)):
+        with pytest.raises(OptionError, match="strengths from 1 to 12"):
+            make_pack(faces, [guide], 2, strengths=wrong)
+
+
 def test_nobody_impersonates_himself(
     faces: FaceSet, guide: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

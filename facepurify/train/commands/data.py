@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from facepurify.files import check_folder
-from facepurify.train.attack_pack import KINDS, check_parts, write_pack
+from facepurify.train.attack_pack import KINDS, STRENGTHS, check_parts, write_pack
 from facepurify.train.basis import Basis, check_sizes, fit_basis, frequency_energy
 from facepurify.train.basis_study import check_study, study_basis
 from facepurify.train.commands.options import (
@@ -45,6 +45,10 @@ def add_commands(commands: Commands) -> None:
         help="of attack, such as pgd=0.5; repeat (default: "
         + ", ".join(f"{name}={share}" for name, share in KINDS.items()) + ")",
     )  # fmt: skip
+    sub.add_argument(
+        "--strengths", type=int, nargs="+", default=STRENGTHS, metavar="EPS",
+        help="to draw from, of 255; one that is named twice is drawn twice as often",
+    )  # fmt: skip
     sub.add_argument("--resume", action="store_true", help="go on where it was stopped")
     sub.add_argument("-o", "--out", default="attacks.npz")
 
@@ -82,8 +86,9 @@ def _attacks(options: argparse.Namespace) -> None:
     faces = faces_of(options)
     kinds = dict(options.kind) if options.kind else KINDS
     write_pack(
-        options.out, faces, load_guides(options), options.count, kinds=kinds, seed=options.seed
-    )
+        options.out, faces, load_guides(options), options.count, kinds=kinds,
+        strengths=options.strengths, seed=options.seed,
+    )  # fmt: skip
     print(f"wrote {options.out}")
 
 
