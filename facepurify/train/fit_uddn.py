@@ -25,7 +25,15 @@ from facepurify.train.pin import expected_loss, mean_mask, sparsity_weight
 from facepurify.train.shares import check_parts, check_shares
 from facepurify.train.uddn import UddnNet
 
-__all__ = ["DISTANCES", "UddnRecipe", "distances", "evasion", "fit_uddn", "projected"]
+__all__ = [
+    "DISTANCES",
+    "UddnRecipe",
+    "distances",
+    "evasion",
+    "fit_uddn",
+    "leftover",
+    "projected",
+]
 
 DISTANCES = ("cosine", "l1", "feature")
 STRANGE, RETURN = 0.1, 0.25  # cosine between strangers, and weight of getting back to oneself
@@ -43,6 +51,9 @@ class UddnRecipe:
             embeddings (published, l = -1), "feature", L1 of the feature before it (published,
             l = -2), or "cosine" of the embeddings.
         pixel: weight of the mean absolute difference of the pixels, in grey levels (published: 0).
+        lean: weight of what is left of an attack along the way by which it moved the embedding.
+            Taking off too much of it costs nothing here, so that a network that is unsure how
+            much there is learns to err on that side.
         alarm: weight of the suspicion's cross entropy.
         clean: share of each batch that is left clean.
         noisy: share that gets Gaussian noise.
@@ -70,6 +81,7 @@ class UddnRecipe:
     rate: float = 2e-3
     distance: str = "cosine"
     pixel: float = 0.02
+    lean: float = 0.0
     alarm: float = 0.05
     clean: float = 0.25
     noisy: float = 0.05
@@ -105,6 +117,11 @@ class UddnRecipe:
             raise OptionError(
                 "expected rehearse and reconstruction of 0 or more, "
                 f"got {self.rehearse} and {self.reconstruction}"
+            )
+        if not 0 <= self.lean < math.inf or (self.lean and self.distance == "feature"):
+            raise OptionError(
+                "expected a finite lean of 0 or more, and with one a distance of embeddings, "
+                f"got {self.lean} and {self.distance}"
             )
         if (self.redraw or self.rehearse) and not self.fresh:
             raise OptionError(
@@ -214,6 +231,11 @@ def fit_uddn(
             if victims is not None:
                 missed = evasion(embedded[chosen], target[chosen], victims)
                 distance = distance.index_put((chosen,), missed)
+            elif recipe.lean:
+                with torch.no_grad():
+                    moved = embed(seen[chosen])
+                left = leftover(embedded[chosen], target[chosen], moved)
+                distance = distance.index_put((chosen,), recipe.lean * left, accumulate=True)
         pixel = 255 * (purified - clean).abs().mean()
         hostile = chosen | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
@@ -258,6 +280,21 @@ def evasion(purified: Tensor, own: Tensor, victims: Tensor) -> Tensor:
     """
     near = (purified * victims).sum(dim=1)
     return nn.functional.relu(near - STRANGE) + RETURN * distances(purified, own, "cosine")
+
+
+def leftover(purified: Tensor, clean: Tensor, attacked: Tensor) -> Tensor:
+    """How far purified embeddings still lie on the attack's side of the clean ones, [N].
+
+    relu((purified - clean) . u), u the unit vector from the clean to the attacked embedding; all
+    are unit embeddings [N, d].
+
+    >>> import torch
+    >>> clean, attacked = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[1.0, 0.5]] * 2)
+    >>> leftover(torch.tensor([[1.0, 0.25], [1.0, -0.25]]), clean, attacked).tolist()
+    [0.25, 0.0]
+    """
+    way = nn.functional.normalize(attacked - clean, dim=1)
+    return nn.functional.relu(((purified - clean) * way).sum(dim=1))
 
 
 def projected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from facepurify import Purifier
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError, DataError, OptionError
 from facepurify.train.__main__ import main
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.attack_pack import AttackPack, Batch, make_pack
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
@@ -93,6 +94,31 @@ def test_training_brings_the_embedding_back(
     assert judged(net, pack, guide, distance) < 0.96 * before
 
 
+@pytest.mark.usefixtures("as_they_are")
+def test_what_is_left_of_an_attack_has_its_price(
+    pack: AttackPack, guide: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, drawn, logged = AttackPack.draw, [], []
+
+    def noted(pack: AttackPack, count: int, generator: torch.Generator) -> Batch:
+        drawn.append(draw(pack, count, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(AttackPack, "draw", noted)
+    for lean in (0.0, 2.0):
+        recipe = UddnRecipe(
+            steps=1, batch=12, distance="l1", lean=lean, clean=0, noisy=0, band=0, pixel=0,
+            recompressed=0, settled=True,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        fit_uddn(UddnNet(), pack, [guide], recipe, tmp_path / f"{lean}")
+        with (tmp_path / f"{lean}" / "log.csv").open(newline="") as log:
+            logged.append(float(next(csv.DictReader(log))["distance_attacked"]))
+    # A new network takes off nothing, so that all of the attack is left.
+    left = (guide.embed(drawn[1].attacked) - guide.embed(drawn[1].clean)).norm(dim=1).mean()
+    assert logged[1] - logged[0] == pytest.approx(2 * float(left), rel=1e-3)
+
+
 @pytest.mark.parametrize("rehearse", [0, 2])
 def test_fresh_attacks_are_made_in_the_step(
     rehearse: int,
@@ -150,6 +176,8 @@ def test_generated_noise_is_what_the_network_sees(
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
         ({"fresh": 1.5}, "expected fresh from 0 to 1"),
         ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
+        ({"lean": -1.0}, "expected a finite lean of 0 or more"),
+        ({"lean": 1.0, "distance": "feature"}, "a distance of embeddings"),
         ({"rehearse": -1, "fresh": 0.5}, "expected rehearse and reconstruction"),
         ({"rehearse": 3}, "above 0 to redraw or rehearse"),
     ],
