@@ -58,6 +58,7 @@ class UddnRecipe:
         clean: share of each batch that is left clean.
         noisy: share that gets Gaussian noise.
         band: share that gets noise of a random band of frequencies.
+        square: share that gets the stripes and squares of a black-box search.
         generated: share that gets noise of GNR; the rest is attacked.
         recompressed: share of all images, attacked or not, that go through JPEG last.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
@@ -86,6 +87,7 @@ class UddnRecipe:
     clean: float = 0.25
     noisy: float = 0.05
     band: float = 0.1
+    square: float = 0.0
     generated: float = 0.0
     recompressed: float = 0.3
     fresh: float = 0.0
@@ -103,7 +105,7 @@ class UddnRecipe:
             raise OptionError(
                 f"expected a distance of {', '.join(DISTANCES)}, got {self.distance!r}"
             )
-        check_parts(clean=self.clean, noisy=self.noisy, band=self.band, generated=self.generated)
+        check_parts(**self.others)
         check_shares(
             recompressed=self.recompressed, direct=self.direct,
             fresh=self.fresh, redraw=self.redraw,
@@ -132,6 +134,12 @@ class UddnRecipe:
                 "expected a batch with victims, of 2 or more, and a distance of embeddings to "
                 f"rehearse, got {self.batch} and {self.distance}"
             )
+
+    @property
+    def others(self) -> dict[str, float]:
+        """Shares of the kinds of images that are not attacked."""
+        names = ("clean", "noisy", "band", "square", "generated")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def keeps_statistics(self) -> bool:
@@ -200,11 +208,7 @@ def fit_uddn(
             embed = guide.redrawn(clean, generator)
             with torch.no_grad():
                 target = embed(clean)
-        kinds = sort_out(
-            len(clean),
-            {name: getattr(recipe, name) for name in ("clean", "noisy", "band", "generated")},
-            generator,
-        )
+        kinds = sort_out(len(clean), recipe.others, generator)
         chosen = kinds["attacked"]
         victims = others(target, generator)[chosen] if fresh and recipe.rehearse else None
         if fresh and bool(chosen.any()):
@@ -237,7 +241,7 @@ def fit_uddn(
                 left = leftover(embedded[chosen], target[chosen], moved)
                 distance = distance.index_put((chosen,), recipe.lean * left, accumulate=True)
         pixel = 255 * (purified - clean).abs().mean()
-        hostile = chosen | kinds["generated"]
+        hostile = chosen | kinds["square"] | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
         loss = distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm
         optimiser.step(loss + recipe.reconstruction * published)
