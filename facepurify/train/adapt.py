@@ -186,20 +186,22 @@ def _pack_for(
 def _seconds_a_step(
     content: bytes, pack: AttackPack, recognizer: Recognizer, settings: UddnRecipe
 ) -> float:
-    """Takes a few steps on a copy; fresh and other attacks both happen among them.
+    """Takes a few steps on a copy, with fresh attacks and others as far as both will happen.
 
     From the end of the first step to that of the last: what a run costs besides its steps, such as
     its checkpoint and curve, it costs seldom.
     """
     net: UddnNet = recover_uddn(content)
-    times = []
-    for fresh in (0.0, 1.0):
+    seconds = 0.0
+    for fresh, share in ((0.0, 1 - settings.fresh), (1.0, settings.fresh)):
+        if not share:
+            continue
         rehearse = settings.rehearse if fresh else 0
         probe = replace(settings, fresh=fresh, rehearse=rehearse, steps=PROBE_STEPS)
         with tempfile.TemporaryDirectory() as folder, _step_ends() as ends:
             fit_uddn(net, pack, [recognizer], probe, folder)
-        times.append((ends[-1] - ends[0]) / (len(ends) - 1))
-    return (1 - settings.fresh) * times[0] + settings.fresh * times[1]
+        seconds += share * (ends[-1] - ends[0]) / (len(ends) - 1)
+    return seconds
 
 
 @contextmanager
