@@ -56,12 +56,14 @@ class Trial:
     Attributes:
         recognizer: the judge, which was also attacked.
         threshold: at the false accept rate asked for, without a purifier.
+        eps: of the attacks, L-infinity in grey levels.
         genuine: clean probes [N, 3, 112, 112] in [0, 1] and their galleries' embeddings.
         attacked: probes and embeddings for each (attack, goal).
     """
 
     recognizer: Recognizer
     threshold: float
+    eps: float
     genuine: tuple[Floats, Floats]
     attacked: dict[tuple[str, str], tuple[Floats, Floats]]
 
@@ -148,6 +150,7 @@ def held_out_trial(
     return Trial(
         recognizer,
         threshold_at_far(scores, far),
+        eps,
         (probes["dodging"], galleries["dodging"]),
         results,
     )
@@ -164,7 +167,7 @@ def choose(
     """Judges purifiers, and fixed projections where there is a basis to project onto.
 
     Args:
-        trials: of one or more recognizers.
+        trials: of one or more recognizers, all at one eps.
         basis: of the fixed projections; None for none.
         purifiers: of different names, as ``load_purifiers`` sees to it.
         folder: for ``choice.json`` and ``choice.png``.
@@ -188,7 +191,7 @@ def choose(
     with atomic_path(folder / "choice.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
     with atomic_path(folder / "choice.png") as temporary:
-        _draw(results, temporary)
+        _draw(results, trials[0].eps, temporary)
 
 
 def load_purifiers(models: Sequence[str]) -> list[Purifier]:
@@ -261,7 +264,7 @@ def _fixed(basis: Basis, luma: int, chroma: int) -> Purify:
     return on_tensors(lambda images: space.decode(space.encode(images)))
 
 
-def _draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(next(iter(results.values())))
@@ -291,7 +294,7 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
                         xytext=(3, 3), textcoords="offset points",
                     )  # fmt: skip
         axis.set_title(
-            f"{recognizer}: worst of {', '.join(a.name for a in ATTACKS)} at {EPS:g}/255"
+            f"{recognizer}: worst of {', '.join(a.name for a in ATTACKS)} at {eps:g}/255"
         )
         axis.set_xlabel("genuine rejected, %")
         axis.set_ylabel("attack success, %")

@@ -213,6 +213,9 @@ def test_choice_is_drawn_from_held_out_faces(
     assert main([*choice, *delivered]) == 0
     assert len(seen) == 5  # clean probes, and two attacks of two goals
     assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
+    seen.clear()
+    assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0
+    assert abs(seen[1] - seen[0][:6]).max() * 255 == pytest.approx(3, abs=1e-3)
     assert main([*choice, "--eigenfaces", "eigenfaces.npz"]) == 0
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]

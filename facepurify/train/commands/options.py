@@ -14,7 +14,7 @@ from torch import nn
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.run import check_names
 from facepurify.train.basis import Basis
-from facepurify.train.choose import Trial, held_out_trial
+from facepurify.train.choose import EPS, Trial, held_out_trial
 from facepurify.train.corruption import DrawNoise
 from facepurify.train.faces import FaceSet, load_faces
 from facepurify.train.gnr import GNR_SIZES, Gnr
@@ -198,8 +198,8 @@ def faces_of(options: argparse.Namespace) -> FaceSet:
     return faces
 
 
-def trials_of(options: argparse.Namespace) -> list[Trial]:
-    """Held-out pairs of ``add_faces``, for each guide.
+def trials_of(options: argparse.Namespace, eps: float = EPS) -> list[Trial]:
+    """Held-out pairs of ``add_faces`` for each guide, attacked at ``eps`` grey levels.
 
     Raises:
         OptionError: two guides have the same name.
@@ -209,7 +209,12 @@ def trials_of(options: argparse.Namespace) -> list[Trial]:
     faces = faces_of(options)
     return [
         held_out_trial(
-            faces, guide, pairs=options.pairs, attacked=options.attacked, seed=options.seed
+            faces,
+            guide,
+            pairs=options.pairs,
+            attacked=options.attacked,
+            eps=eps,
+            seed=options.seed,
         )
         for guide in guides
     ]

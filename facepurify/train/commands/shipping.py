@@ -9,7 +9,7 @@ from facepurify.errors import OptionError
 from facepurify.purifier import Purifier
 from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
-from facepurify.train.choose import choose, load_purifiers
+from facepurify.train.choose import EPS, choose, load_purifiers
 from facepurify.train.commands.options import (
     Commands,
     add_faces,
@@ -79,6 +79,7 @@ def add_commands(commands: Commands) -> None:
         "--delivered", default="none", metavar="BASELINE",
         help="what every probe goes through first, such as jpeg90",
     )  # fmt: skip
+    sub.add_argument("--eps", type=float, default=EPS, help="of the attacks, in grey levels")
     add_pairs(sub, 1000)
     sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
 
@@ -142,4 +143,5 @@ def _project(options: argparse.Namespace) -> None:
 def _choose(options: argparse.Namespace) -> None:
     basis = Basis.load(options.eigenfaces) if options.eigenfaces else None
     purifiers = load_purifiers(options.model)  # before the attacks, which take minutes
-    choose(trials_of(options), basis, purifiers, options.out, delivered=options.delivered)
+    trials = trials_of(options, options.eps)
+    choose(trials, basis, purifiers, options.out, delivered=options.delivered)
