@@ -105,7 +105,7 @@ class UddnRecipe:
             raise OptionError(
                 f"expected a distance of {', '.join(DISTANCES)}, got {self.distance!r}"
             )
-        check_parts(**self.others)
+        check_parts(**self.shares)
         check_shares(
             recompressed=self.recompressed, direct=self.direct,
             fresh=self.fresh, redraw=self.redraw,
@@ -136,7 +136,7 @@ class UddnRecipe:
             )
 
     @property
-    def others(self) -> dict[str, float]:
+    def shares(self) -> dict[str, float]:
         """Shares of the kinds of images that are not attacked."""
         names = ("clean", "noisy", "band", "square", "generated")
         return {name: getattr(self, name) for name in names}
@@ -208,7 +208,7 @@ def fit_uddn(
             embed = guide.redrawn(clean, generator)
             with torch.no_grad():
                 target = embed(clean)
-        kinds = sort_out(len(clean), recipe.others, generator)
+        kinds = sort_out(len(clean), recipe.shares, generator)
         chosen = kinds["attacked"]
         victims = others(target, generator)[chosen] if fresh and recipe.rehearse else None
         if fresh and bool(chosen.any()):
