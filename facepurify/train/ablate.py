@@ -26,7 +26,7 @@ from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path, make_folder
 from facepurify.train.attack_pack import AttackPack, write_pack
 from facepurify.train.basis import Basis
-from facepurify.train.choose import EPS, Trial, on_tensors
+from facepurify.train.choose import Trial, on_tensors
 from facepurify.train.corruption import DrawNoise
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
@@ -166,7 +166,7 @@ def ablate(
         "threshold": trial.threshold,
         "pairs": len(trial.genuine[0]),
         "attacked": min(len(probes) for probes, _ in trial.attacked.values()),
-        "eps": EPS,
+        "eps": trial.eps,
         "faces": count,
         "net": net,
         "size": size,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
 ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
-STRENGTHS = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # as the shipped one's: weak ones are harder to find
+MOSTLY_WEAK = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # as the shipped one's: weak ones are harder to find
 CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05
 PROBE = 32
 PROBE_STEPS = 5  # the first, which also warms up, is not timed
@@ -175,13 +176,14 @@ def _pack_for(
     Where all attacks are made in the steps, its own are not looked at, so they are cheap ones.
     """
     packing, kinds = (PACKING, KINDS) if settings.fresh < 1 else (CHEAP_PACKING, CHEAP)
+    attack = partial(make_pack, faces, [recognizer], kinds=kinds, strengths=MOSTLY_WEAK, seed=seed)
     most = len(faces.training)
     few = min(PROBE, most)
     start = time.monotonic()
-    make_pack(faces, [recognizer], few, kinds=kinds, strengths=STRENGTHS, seed=seed)
+    attack(few)
     each = (time.monotonic() - start) / few
     count = min(most, max(few, int(packing * left / each)))
-    return make_pack(faces, [recognizer], count, kinds=kinds, strengths=STRENGTHS, seed=seed)
+    return attack(count)
 
 
 def _seconds_a_step(

@@ -53,7 +53,7 @@ class UddnRecipe:
         pixel: weight of the mean absolute difference of the pixels, in grey levels (published: 0).
         lean: weight of what is left of an attack along the way by which it moved the embedding.
             Taking off too much of it costs nothing here, so that a network that is unsure how
-            much there is learns to err on that side.
+            much there is learns to err on that side. Steps that rehearse go without it.
         alarm: weight of the suspicion's cross entropy.
         clean: share of each batch that is left clean.
         noisy: share that gets Gaussian noise.
