@@ -91,7 +91,7 @@ class AdaptRecipe:
             return UddnRecipe(
                 batch=self.batch, rate=self.rate, fresh=self.fresh, rehearse=self.rehearse,
                 recompressed=self.recompressed, settled=True,
-                pixel=0, clean=0.4, noisy=0, band=0,
+                pixel=0.002, clean=0.4, noisy=0, band=0,
             )  # fmt: skip
         # Those of the shipped one. With the projection's own price of noise the recognizer has less
         # of a say, and a third of the gain was left (see the card of immune).

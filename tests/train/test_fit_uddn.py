@@ -21,7 +21,7 @@ from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
 from facepurify.train.loop import load_run
-from facepurify.train.runs import describe_run, open_run
+from facepurify.train.runs import describe_run, load_uddn, open_run
 from facepurify.train.uddn import UddnNet
 from facepurify.weights import read_manifest
 from tests.bench.small_nets import recognizer_model
@@ -238,6 +238,12 @@ def test_commands_from_attacks_to_a_purifier(
     assert main([*gone_on, *settled]) == 0
     with torch.no_grad():
         assert torch.allclose(open_run("on")(torch.from_numpy(x))[0], purified, atol=1e-5)
+    capsys.readouterr()
+    assert main(["uddn", *guides, "--prune", "slim", "--run", "less"]) == 1
+    assert "expected a run, a model's name or a file to prune" in capsys.readouterr().err
+    less = ["uddn", *guides, "--uddn", "uddn.onnx", "--prune", "slim", "--run", "less", *settled]
+    assert main(less) == 0
+    assert load_uddn("less").size == "slim"
 
 
 def test_a_run_that_was_not_described(tmp_path: Path) -> None:

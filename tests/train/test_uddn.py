@@ -10,10 +10,10 @@ from torch import nn
 
 from facepurify.errors import DataError, OptionError
 from facepurify.train.loop import load_run
-from facepurify.train.uddn import UddnNet
+from facepurify.train.uddn import UddnNet, pruned
 
 
-@pytest.mark.parametrize("size", ["light", "wide", "published"])
+@pytest.mark.parametrize("size", ["light", "slim", "wide", "published"])
 def test_untrained_it_changes_nothing_and_can_learn(size: str) -> None:
     torch.manual_seed(0)
     net = UddnNet(size).eval()
@@ -27,7 +27,7 @@ def test_untrained_it_changes_nothing_and_can_learn(size: str) -> None:
     assert float(gradient.abs().max()) > 0
 
 
-@pytest.mark.parametrize("size", ["light", "wide", "published"])
+@pytest.mark.parametrize("size", ["light", "slim", "wide", "published"])
 def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
     torch.manual_seed(0)
     net = UddnNet(size).eval()
@@ -37,7 +37,7 @@ def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
     assert torch.allclose(net.purify(x), (x - 0.25).clamp(0, 1))
 
 
-@pytest.mark.parametrize("size", ["light", "wide", "published"])
+@pytest.mark.parametrize("size", ["light", "slim", "wide", "published"])
 def test_an_overshoot_takes_so_many_times_the_noise_off(size: str) -> None:
     torch.manual_seed(0)
     net = UddnNet(size).eval()
@@ -75,6 +75,31 @@ def test_published_has_the_papers_units() -> None:
     assert len(convolutions) == 2 * 2 + 7 * 3 + 1
 
 
+def test_blocks_of_pixels_are_those_of_a_pixel_shuffle() -> None:
+    unet = UddnNet("light").unet
+    x = torch.rand(2, 12, 5, 7)
+    assert torch.equal(unet.pixels(x), nn.PixelShuffle(2)(x))
+
+
+def test_pruned_it_keeps_the_layers_of_the_smaller_one() -> None:
+    torch.manual_seed(0)
+    net = UddnNet("light").eval()
+    smaller = pruned(net, "slim")
+    assert smaller.size == "slim"
+    whole, kept = net.state_dict(), smaller.state_dict()
+    assert all(torch.equal(whole[name], weight) for name, weight in kept.items())
+    assert len(kept) < len(whole)
+    with torch.no_grad():
+        smaller.unet.noise.bias.add_(1)  # a copy
+    assert not net.unet.noise.bias.any()
+
+
+@pytest.mark.parametrize("size", ["wide", "published"])
+def test_only_layers_that_are_there_can_be_kept(size: str) -> None:
+    with pytest.raises(OptionError, match=f"expected layers of size {size} to keep, got"):
+        pruned(UddnNet("light"), size)
+
+
 def test_the_light_one_is_light() -> None:
     net = UddnNet("light")
     assert 4 * sum(parameter.numel() for parameter in net.parameters()) <= 6_000_000
@@ -85,7 +110,7 @@ def test_the_light_one_is_light() -> None:
 
 
 def test_another_size_and_another_networks_run(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="expected a size of light, wide, published, got 'big'"):
+    with pytest.raises(OptionError, match=r"expected a size of light, slim, .* got 'big'"):
         UddnNet("big")
     torch.save({"parts": {"net": UddnNet("light").state_dict()}}, tmp_path / "checkpoint.pt")
     load_run(UddnNet("light"), tmp_path)

@@ -38,7 +38,7 @@ from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.loop import check_free
 from facepurify.train.narrow import NarrowNet
 from facepurify.train.runs import checksum_of, describe_denoiser, load_pin, load_uddn
-from facepurify.train.uddn import SIZES, UddnNet
+from facepurify.train.uddn import SIZES, UddnNet, pruned
 
 __all__ = ["add_commands"]
 
@@ -110,22 +110,30 @@ def _add_denoiser(sub: argparse.ArgumentParser) -> None:
         "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
         help=f"to begin from; {', '.join(SIZES)} for a new one",
     )  # fmt: skip
+    sub.add_argument("--prune", choices=tuple(SIZES), help="keep only the layers that this has too")
 
 
 def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     """The denoiser of ``_add_denoiser``.
 
     Raises:
-        OptionError: its batch norm would be measured anew though it is folded.
+        OptionError: its batch norm would be measured anew though it is folded, or what is to be
+            pruned has not been trained yet.
     """
     if options.uddn in SIZES:
+        if options.prune:
+            raise OptionError(
+                "expected a run, a model's name or a file to prune, "
+                f"got a new {options.uddn} denoiser"
+            )
         return UddnNet(options.uddn)
     if not (recipe.keeps_statistics or Path(options.uddn).is_dir()):
         raise OptionError(
             "expected --settled or --frozen to begin from an ONNX file, whose batch norm is "
             f"folded, got {options.uddn} without"
         )
-    return load_uddn(options.uddn)
+    net = load_uddn(options.uddn)
+    return pruned(net, options.prune) if options.prune else net
 
 
 def _uddn(options: argparse.Namespace) -> None:
