@@ -40,7 +40,7 @@ class ImmuneNet(UddnNet):
     def __init__(self, denoiser: UddnNet, pin: PinNet, share: float = 1.0) -> None:
         super().__init__(denoiser.size)
         check_plain(denoiser)
-        self.unet, self.suspicion = denoiser.unet, denoiser.suspicion
+        self.front, self.unet, self.suspicion = denoiser.front, denoiser.unet, denoiser.suspicion
         self.pin = pin
         if not 0 < share <= 1:
             raise OptionError(f"expected a share above 0 and at most 1, got {share}")
@@ -55,7 +55,7 @@ class ImmuneNet(UddnNet):
     def denoiser(self) -> UddnNet:
         """The denoiser alone, in evaluation mode; its weights are shared, not copied."""
         alone = UddnNet(self.size)
-        alone.unet, alone.suspicion = self.unet, self.suspicion
+        alone.front, alone.unet, alone.suspicion = self.front, self.unet, self.suspicion
         return alone.eval()
 
     def restore(

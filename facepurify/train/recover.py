@@ -14,7 +14,6 @@ from facepurify.images import SIZE
 from facepurify.train.basis import Basis, Block
 from facepurify.train.facenet import FaceNet
 from facepurify.train.immune import ImmuneNet
-from facepurify.train.narrow import NarrowNet
 from facepurify.train.pin import PinNet
 from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
@@ -22,7 +21,8 @@ from facepurify.train.uddn import SIZES, UddnNet
 __all__ = ["recover_facenet", "recover_pin", "recover_uddn"]
 
 PIN = "pin."
-NARROW = "space"
+FRONT, SPACE = "front", "space"
+LOOKUPS = 4  # of an immune space, there and back, luma and chroma
 SHARE = "net.share"
 LAST_OF_FACENET = "embedding.4.0"
 Layers = dict[str, list[Tensor]]
@@ -44,13 +44,13 @@ def recover_uddn(content: bytes) -> UddnNet:
     """
     graph = _Graph(content)
     layers = {name: each for name, each in graph.layers.items() if not name.startswith(PIN)}
+    behind = len(layers) < len(graph.layers)
+    front = _projection(graph) if len(graph.indices) > LOOKUPS * behind else None
     for size in SIZES:
-        net = UddnNet(size)
+        net = UddnNet(size, front)
         if _layers_of(net).keys() == layers.keys():
             _fill_all(net, layers)
-            if graph.array(f"net.{NARROW}.luma.mean") is not None:
-                net = NarrowNet(net, _projection(graph))
-            elif len(layers) < len(graph.layers):
+            if behind:
                 share = graph.array(SHARE)  # what was written before there was one took all off
                 net = ImmuneNet(net, _pin(graph, PIN), 1.0 if share is None else float(share))
             return net.eval()
@@ -143,8 +143,14 @@ class _Graph:
         return None if tensor is None else np.array(numpy_helper.to_array(tensor))
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:
-        """A weight of the network, by its name in torch."""
-        array = self.array(f"net.{name}")
+        """A weight of the network, by its name in torch.
+
+        What is the same before and behind a denoiser the exporter keeps once, under either name.
+        """
+        front, behind = FRONT, PIN + SPACE
+        twin = name.replace(front, behind) if front in name else name.replace(behind, front)
+        found = (self.array(f"net.{each}") for each in (name, twin))
+        array = next((each for each in found if each is not None), None)
         if array is None:
             raise ModelContractError(
                 "expected a model that `python -m facepurify.train export` wrote from a run of "
@@ -155,10 +161,10 @@ class _Graph:
 
 def _projection(graph: _Graph) -> Basis:
     """The eigenfaces of a fixed projection, whose file does not say how common each is."""
-    names = [f"{NARROW}.{plane}.{side}" for plane in ("luma", "chroma")
+    names = [f"{FRONT}.{plane}.{side}" for plane in ("luma", "chroma")
              for side in ("symmetric", "antisymmetric")]  # fmt: skip
     count = sum(graph.floats(name).shape[1] for name in names)
-    return _basis(graph, NARROW, np.ones(count, np.float32))
+    return _basis(graph, FRONT, np.ones(count, np.float32))
 
 
 def _basis(graph: _Graph, name: str, eigenvalues: npt.NDArray[np.float32]) -> Basis:
@@ -168,7 +174,8 @@ def _basis(graph: _Graph, name: str, eigenvalues: npt.NDArray[np.float32]) -> Ba
 
 
 def _pin(graph: _Graph, prefix: str) -> PinNet:
-    net = PinNet(_basis(graph, f"{prefix}space", graph.floats(f"{prefix}space.eigenvalues")))
+    name = prefix + SPACE
+    net = PinNet(_basis(graph, name, graph.floats(f"{name}.eigenvalues")))
     layers = {
         name.removeprefix(prefix): each
         for name, each in graph.layers.items()
@@ -196,7 +203,8 @@ def _blocks(
     even, odd = graph.floats(f"{name}.symmetric"), graph.floats(f"{name}.antisymmetric")
     side = len(graph.floats(f"{name}.dct"))
     count = (len(even) + len(odd)) // planes
-    places = next((each for each in graph.indices if len(each) == count), None)
+    indices = graph.indices if name.startswith(FRONT) else graph.indices[::-1]
+    places = next((each for each in indices if len(each) == count), None)
     if places is None:
         raise ModelContractError(f"expected {count} frequencies to gather for {name}, got none")
     zone = places // side * SIZE + places % side

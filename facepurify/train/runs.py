@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from facepurify.errors import DataError
 from facepurify.files import atomic_path, make_folder
@@ -13,7 +14,6 @@ from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.basis import Basis
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
-from facepurify.train.narrow import NarrowNet
 from facepurify.train.pin import SELECTORS, PinNet
 from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.uddn import SIZES, UddnNet
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MODEL = "model.json"
-EIGENFACES = "eigenfaces.npz"
+EIGENFACES, FRONT = "eigenfaces.npz", "front.npz"
 Net = TypeVar("Net", PinNet, UddnNet)
 
 
@@ -41,9 +41,9 @@ def describe_run(folder: str | Path, method: str, **fields: str | int) -> None:
         folder: of the run; made if it is not there.
         method: "PIN", "AIS", "UDDN" or "immune".
         **fields: what ``open_run`` builds the network from: for PIN ``eigenfaces`` (a path),
-            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size`` and,
-            behind a projection, how many ``eigenfaces``, for the immune network ``size`` and
-            ``selector``; the eigenfaces of the last two lie in the run's folder.
+            ``luma``, ``chroma`` and ``selector``, for AIS ``memory`` too, for UDDN ``size``, for
+            the immune network ``selector`` too, for either, behind a fixed projection, how many
+            eigenfaces that has, ``front``; the eigenfaces of these two lie in the run's folder.
 
     Raises:
         DataError: the folder holds a run of another network.
@@ -65,15 +65,18 @@ def describe_denoiser(folder: str | Path, net: UddnNet) -> None:
     Raises:
         DataError: the folder holds a run of another network.
     """
+    fields: dict[str, str | int] = {"size": net.size}
+    spaces = {}
     if isinstance(net, ImmuneNet):
-        describe_run(folder, "immune", size=net.size, selector=net.pin.kind)
-    elif isinstance(net, NarrowNet):
-        describe_run(folder, "UDDN", size=net.size, eigenfaces=net.space.count)
-    else:
-        describe_run(folder, "UDDN", size=net.size)
-        return
+        fields["selector"] = net.pin.kind
+        spaces[EIGENFACES] = net.space
+    if net.front is not None:
+        fields["front"] = net.front.count
+        spaces[FRONT] = net.front
+    describe_run(folder, method_of(net), **fields)
     if not (Path(folder) / CHECKPOINT).exists():
-        net.space.basis().save(Path(folder) / EIGENFACES)
+        for name, space in spaces.items():
+            space.basis().save(Path(folder) / name)
 
 
 def open_run(folder: str | Path) -> PinNet | UddnNet:
@@ -93,12 +96,10 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
             basis = Basis.load(noted["eigenfaces"]).first(noted["luma"], noted["chroma"])
             net = AisNet(basis, noted["selector"], noted["memory"])
         elif noted["method"] == "UDDN" and noted["size"] in SIZES:
-            net = UddnNet(noted["size"])
-            if "eigenfaces" in noted:
-                net = NarrowNet(net, Basis.load(Path(folder) / EIGENFACES))
+            net = _denoiser(noted, folder)
         elif noted["method"] == "immune" and noted["selector"] in SELECTORS:
             pin = PinNet(Basis.load(Path(folder) / EIGENFACES), noted["selector"])
-            net = ImmuneNet(UddnNet(noted["size"]), pin)
+            net = ImmuneNet(_denoiser(noted, folder), pin)
         else:
             raise ValueError(f"no network known of {noted}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -108,6 +109,11 @@ def open_run(folder: str | Path) -> PinNet | UddnNet:
         ) from error
     load_run(net, folder)
     return net
+
+
+def _denoiser(noted: Mapping[str, Any], folder: str | Path) -> UddnNet:
+    front = Basis.load(Path(folder) / FRONT) if "front" in noted else None
+    return UddnNet(noted["size"], front)
 
 
 def checksum_of(source: str) -> str:
@@ -138,7 +144,7 @@ def load_uddn(source: str) -> UddnNet:
     if not Path(source).is_dir():
         net = recover_uddn(read_model(source).content)
         return net.denoiser() if isinstance(net, ImmuneNet) else net
-    return _run_of((UddnNet, NarrowNet), "uddn", source)
+    return _run_of(UddnNet, "uddn", source)
 
 
 def load_pin(source: str) -> PinNet:
@@ -150,13 +156,13 @@ def load_pin(source: str) -> PinNet:
     """
     if not Path(source).is_dir():
         return recover_pin(read_model(source).content)
-    return _run_of((PinNet,), "pin", source)
+    return _run_of(PinNet, "pin", source)
 
 
-def _run_of(kinds: tuple[type[Net], ...], name: str, source: str) -> Net:
-    """A run of these very kinds: AIS is a PIN and immune a UDDN, but begins elsewhere."""
+def _run_of(kind: type[Net], name: str, source: str) -> Net:
+    """A run of this very kind: AIS is a PIN and immune a UDDN, but begins elsewhere."""
     net = open_run(source)
-    if type(net) not in kinds or not isinstance(net, kinds):
+    if type(net) is not kind:
         raise DataError(f"expected a run of {name}, got one of {method_of(net)}: {source}")
     return net
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from facepurify.errors import OptionError
+from facepurify.train.basis import Basis
+from facepurify.train.immune_space import ImmuneSpace
 
 __all__ = [
     "SIZES",
@@ -35,20 +37,27 @@ class UddnNet(nn.Module):
     Beyond the paper, a head on the bottleneck says how likely the image was attacked. The last
     convolution starts at zero, so that an untrained network changes nothing.
 
+    Beyond it too, a fixed projection can come first. A residual denoiser hands on what it does not
+    recognise, so somebody who attacks through it has every pixel to do so. Behind the projection of
+    PIN, with all its eigenfaces kept, nothing reaches it from outside their span, and it learns to
+    restore what recognizers miss then.
+
     Args:
         size: "light", "slim", "wide" or "published".
+        front: the eigenfaces of the projection before it; none for the face as it came.
 
     Raises:
         OptionError: another size.
     """
 
-    def __init__(self, size: str = "light") -> None:
+    def __init__(self, size: str = "light", front: Basis | None = None) -> None:
         super().__init__()
         if size not in SIZES:
             raise OptionError(f"expected a size of {', '.join(SIZES)}, got {size!r}")
         self.size = size
         self.unet = SIZES[size]()
         self.suspicion = nn.Linear(self.unet.bottleneck, 1)
+        self.front = None if front is None else ImmuneSpace(front)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] RGB in [0, 1] to the same, purified, and a logit [N].
@@ -59,6 +68,8 @@ class UddnNet(nn.Module):
 
     def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The denoiser alone, whatever a network built on it adds behind."""
+        if self.front is not None:
+            x = self.front.decode(self.front.encode(x))
         negative, bottleneck = self.unet(x * 2 - 1)
         return (x + negative).clamp(0, 1), self.suspicion(bottleneck).squeeze(1)
 
@@ -108,7 +119,8 @@ def pruned(net: UddnNet, size: str) -> UddnNet:
         OptionError: the size has layers that ``net`` has not, or of another shape.
     """
     check_plain(net)
-    smaller, weights = UddnNet(size), net.state_dict()
+    front = None if net.front is None else net.front.basis()
+    smaller, weights = UddnNet(size, front), net.state_dict()
     kept = {name: weights.get(name) for name in smaller.state_dict()}
     shapes = {name: None if each is None else each.shape for name, each in kept.items()}
     if shapes != {name: each.shape for name, each in smaller.state_dict().items()}:

@@ -21,17 +21,16 @@ from facepurify.train.fit_uddn import UddnRecipe, evasion, fit_uddn
 from facepurify.train.fresh import others, rehearse
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.immune_space import ImmuneSpace
-from facepurify.train.narrow import NarrowNet
 from facepurify.train.pin import PinNet
 from facepurify.train.recover import recover_uddn
 from facepurify.train.runs import load_uddn, open_run
-from facepurify.train.uddn import UddnNet
+from facepurify.train.uddn import UddnNet, pruned
 
 
 @pytest.fixture
-def narrow(basis: Basis) -> NarrowNet:
+def narrow(basis: Basis) -> UddnNet:
     torch.manual_seed(0)
-    net = NarrowNet(UddnNet(), basis).eval()
+    net = UddnNet(front=basis).eval()
     nn.init.normal_(net.unet.noise.weight, std=0.02)
     return net
 
@@ -42,7 +41,7 @@ def images(faces: FaceSet) -> torch.Tensor:
 
 
 def test_nothing_beside_the_eigenfaces_gets_through(
-    narrow: NarrowNet, images: torch.Tensor, basis: Basis
+    narrow: UddnNet, images: torch.Tensor, basis: Basis
 ) -> None:
     space = ImmuneSpace(basis)
     noise = 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -58,13 +57,14 @@ def test_nothing_beside_the_eigenfaces_gets_through(
 
 
 def test_what_ships_comes_back_and_can_learn(
-    narrow: NarrowNet, images: torch.Tensor, tmp_path: Path
+    narrow: UddnNet, images: torch.Tensor, tmp_path: Path
 ) -> None:
     path = tmp_path / "narrow.onnx"
     assert export_purifier(narrow, path) < 1 / 255
     assert Purifier(path).info.outputs == ("purified", "score")
     again = recover_uddn(path.read_bytes())
-    assert isinstance(again, NarrowNet)
+    assert type(again) is UddnNet
+    assert again.front is not None
     with torch.no_grad():
         wanted, score = narrow(images)
         purified, logit = again(images)
@@ -72,13 +72,37 @@ def test_what_ships_comes_back_and_can_learn(
     assert torch.allclose(logit, score, atol=1e-2)
     again.purify(images).mean().backward()
     assert again.unet.noise.weight.grad is not None
-    assert type(load_uddn(str(path))) is NarrowNet
+    assert load_uddn(str(path)).front is not None
 
 
-def test_only_a_plain_denoiser_is_built_on(narrow: NarrowNet, basis: Basis) -> None:
-    for build in (lambda: NarrowNet(narrow, basis), lambda: ImmuneNet(narrow, PinNet(basis))):
-        with pytest.raises(OptionError, match=r"expected a denoiser alone .* got NarrowNet"):
+def test_between_two_projections(
+    narrow: UddnNet, images: torch.Tensor, basis: Basis, tmp_path: Path
+) -> None:
+    """The eigenfaces before the denoiser and those behind it are told apart."""
+    net = ImmuneNet(narrow, PinNet(basis.first(8, 4)), 0.5)
+    path = tmp_path / "between.onnx"
+    assert export_purifier(net, path) < 1 / 255
+    again = recover_uddn(path.read_bytes())
+    assert isinstance(again, ImmuneNet)
+    assert again.front is not None
+    assert again.front.count == 32
+    assert again.space.count == 12
+    with torch.no_grad():
+        assert torch.allclose(again.purify(images), net.purify(images), atol=2e-3)
+        alone = again.denoiser()
+        assert torch.allclose(alone.purify(images), narrow.purify(images), atol=2e-3)
+        assert not torch.allclose(alone.purify(images), net.purify(images), atol=0.01)
+    for build in (lambda: ImmuneNet(net, PinNet(basis)), lambda: pruned(net, "slim")):
+        with pytest.raises(OptionError, match=r"expected a denoiser alone .* got ImmuneNet"):
             build()
+
+
+def test_pruned_it_keeps_its_projection(narrow: UddnNet, images: torch.Tensor) -> None:
+    smaller = pruned(narrow, "slim")
+    assert narrow.front is not None
+    assert smaller.front is not None
+    wanted = narrow.front.decode(narrow.front.encode(images))
+    assert torch.allclose(smaller.front.decode(smaller.front.encode(images)), wanted)
 
 
 def test_a_victim_is_another() -> None:
@@ -115,7 +139,7 @@ def test_evasion_counts_the_victim_before_oneself() -> None:
 
 
 def test_the_loss_of_a_rehearsal_is_that_of_its_victims(
-    narrow: NarrowNet, pack: AttackPack, guide: Recognizer, tmp_path: Path,
+    narrow: UddnNet, pack: AttackPack, guide: Recognizer, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     met: list[torch.Tensor] = []
@@ -166,10 +190,11 @@ def test_commands_to_a_rehearsed_purifier(
     ):
         assert main(arguments) == 0, arguments
     for net in (open_run("runs/robust"), load_uddn("runs/on"), load_uddn("mine.onnx")):
-        assert isinstance(net, NarrowNet)
-        assert net.space.count == 20
+        assert type(net) is UddnNet
+        assert net.front is not None
+        assert net.front.count == 20
     capsys.readouterr()
     assert main([*adapt, "-o", "over.onnx", "--run", "runs/over"]) == 1
     assert "expected fresh and overshoot of 1 with rehearse" in capsys.readouterr().err
     assert main(["uddn", *guides, *space, *hard, "--uddn", "robust.onnx", "--run", "runs/no"]) == 1
-    assert "expected a denoiser alone to build on, got NarrowNet" in capsys.readouterr().err
+    assert "expected a denoiser without a projection before it" in capsys.readouterr().err

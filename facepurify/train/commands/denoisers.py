@@ -35,8 +35,8 @@ from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
 from facepurify.train.gnr import GNR_SIZES, Gnr, GnrRecipe, fit_gnr
 from facepurify.train.gnr_study import study_gnr
 from facepurify.train.immune import ImmuneNet, mask_gap
+from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.loop import check_free
-from facepurify.train.narrow import NarrowNet
 from facepurify.train.runs import checksum_of, describe_denoiser, load_pin, load_uddn
 from facepurify.train.uddn import SIZES, UddnNet, pruned
 
@@ -48,9 +48,6 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add("uddn", _uddn, "train UDDN, the denoiser")
     add_guides(sub)
     _add_denoiser(sub)
-    sub.add_argument("--eigenfaces", metavar="NPZ", help="put a projection onto these before it")
-    sub.add_argument("--luma", type=int, default=500, help="luma eigenfaces to project onto")
-    sub.add_argument("--chroma", type=int, default=150, help="chroma eigenfaces to project onto")
     add_training(sub, "runs/uddn")
     add_gnr(sub)
     add_recipe(sub, UddnRecipe(), distance=DISTANCES)
@@ -111,15 +108,30 @@ def _add_denoiser(sub: argparse.ArgumentParser) -> None:
         help=f"to begin from; {', '.join(SIZES)} for a new one",
     )  # fmt: skip
     sub.add_argument("--prune", choices=tuple(SIZES), help="keep only the layers that this has too")
+    sub.add_argument("--eigenfaces", metavar="NPZ", help="put a projection onto these before it")
+    sub.add_argument("--luma", type=int, default=500, help="luma eigenfaces to project onto")
+    sub.add_argument("--chroma", type=int, default=150, help="chroma eigenfaces to project onto")
 
 
 def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     """The denoiser of ``_add_denoiser``.
 
     Raises:
-        OptionError: its batch norm would be measured anew though it is folded, or what is to be
-            pruned has not been trained yet.
+        OptionError: its batch norm would be measured anew though it is folded, what is to be
+            pruned has not been trained yet, or what is to get a projection has one.
     """
+    net = _begun_from(options, recipe)
+    if options.eigenfaces:
+        if net.front is not None:
+            raise OptionError(
+                "expected a denoiser without a projection before it for --eigenfaces, got one "
+                f"behind {net.front.count} eigenfaces: {options.uddn}"
+            )
+        net.front = ImmuneSpace(basis_of(options))
+    return net
+
+
+def _begun_from(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     if options.uddn in SIZES:
         if options.prune:
             raise OptionError(
@@ -138,10 +150,7 @@ def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
 
 def _uddn(options: argparse.Namespace) -> None:
     recipe = filled(UddnRecipe, options)
-    net = _denoiser(options, recipe)
-    if options.eigenfaces:
-        net = NarrowNet(net, basis_of(options))
-    net = begun(net, options)
+    net = begun(_denoiser(options, recipe), options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
     describe_denoiser(options.run, net)
     fit_uddn(
