@@ -14,6 +14,7 @@ from facepurify.images import SIZE
 from facepurify.train.basis import Basis, Block
 from facepurify.train.facenet import FaceNet
 from facepurify.train.immune import ImmuneNet
+from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet
 from facepurify.train.quantise import widened
 from facepurify.train.uddn import SIZES, UddnNet
@@ -45,11 +46,12 @@ def recover_uddn(content: bytes) -> UddnNet:
     graph = _Graph(content)
     layers = {name: each for name, each in graph.layers.items() if not name.startswith(PIN)}
     behind = len(layers) < len(graph.layers)
-    front = _projection(graph) if len(graph.indices) > LOOKUPS * behind else None
     for size in SIZES:
-        net = UddnNet(size, front)
+        net = UddnNet(size)
         if _layers_of(net).keys() == layers.keys():
             _fill_all(net, layers)
+            if len(graph.indices) > LOOKUPS * behind:
+                net.front = ImmuneSpace(_projection(graph))
             if behind:
                 share = graph.array(SHARE)  # what was written before there was one took all off
                 net = ImmuneNet(net, _pin(graph, PIN), 1.0 if share is None else float(share))

@@ -187,7 +187,7 @@ class LightUNet(nn.Module):
 
 
 class SlimUNet(LightUNet):
-    """The same with one residual block a stage: 167 MMAC and 0.7 M parameters.
+    """The same with one residual block a stage: 167 MMAC and 0.8 M parameters.
 
     It is made from a light one (:func:`pruned`), and learns to do without the others.
     """

@@ -196,5 +196,9 @@ def test_commands_to_a_rehearsed_purifier(
     capsys.readouterr()
     assert main([*adapt, "-o", "over.onnx", "--run", "runs/over"]) == 1
     assert "expected fresh and overshoot of 1 with rehearse" in capsys.readouterr().err
-    assert main(["uddn", *guides, *space, *hard, "--uddn", "robust.onnx", "--run", "runs/no"]) == 1
-    assert "expected a denoiser without a projection before it" in capsys.readouterr().err
+    fewer = ["--eigenfaces", "eigenfaces.npz", "--luma", "6", "--chroma", "4", "--steps", "1"]
+    again = ["uddn", *guides, *fewer, *hard, "--uddn", "robust.onnx", "--run", "runs/fewer"]
+    assert main(again) == 0
+    front = load_uddn("runs/fewer").front
+    assert front is not None
+    assert front.count == 10

@@ -108,7 +108,10 @@ def _add_denoiser(sub: argparse.ArgumentParser) -> None:
         help=f"to begin from; {', '.join(SIZES)} for a new one",
     )  # fmt: skip
     sub.add_argument("--prune", choices=tuple(SIZES), help="keep only the layers that this has too")
-    sub.add_argument("--eigenfaces", metavar="NPZ", help="put a projection onto these before it")
+    sub.add_argument(
+        "--eigenfaces", metavar="NPZ",
+        help="put a projection onto these before it, in place of any that it has",
+    )  # fmt: skip
     sub.add_argument("--luma", type=int, default=500, help="luma eigenfaces to project onto")
     sub.add_argument("--chroma", type=int, default=150, help="chroma eigenfaces to project onto")
 
@@ -117,16 +120,11 @@ def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
     """The denoiser of ``_add_denoiser``.
 
     Raises:
-        OptionError: its batch norm would be measured anew though it is folded, what is to be
-            pruned has not been trained yet, or what is to get a projection has one.
+        OptionError: its batch norm would be measured anew though it is folded, or what is to be
+            pruned has not been trained yet.
     """
     net = _begun_from(options, recipe)
     if options.eigenfaces:
-        if net.front is not None:
-            raise OptionError(
-                "expected a denoiser without a projection before it for --eigenfaces, got one "
-                f"behind {net.front.count} eigenfaces: {options.uddn}"
-            )
         net.front = ImmuneSpace(basis_of(options))
     return net
 
