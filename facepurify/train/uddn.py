@@ -121,11 +121,10 @@ def pruned(net: UddnNet, size: str) -> UddnNet:
     check_plain(net)
     front = None if net.front is None else net.front.basis()
     smaller, weights = UddnNet(size, front), net.state_dict()
-    kept = {name: weights.get(name) for name in smaller.state_dict()}
-    shapes = {name: None if each is None else each.shape for name, each in kept.items()}
-    if shapes != {name: each.shape for name, each in smaller.state_dict().items()}:
+    wanted = smaller.state_dict()
+    if any(name not in weights or weights[name].shape != wanted[name].shape for name in wanted):
         raise OptionError(f"expected layers of size {size} to keep, got a denoiser of {net.size}")
-    smaller.load_state_dict(kept)
+    smaller.load_state_dict({name: weights[name] for name in wanted})
     return smaller.eval()
 
 
