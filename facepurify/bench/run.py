@@ -25,7 +25,6 @@ from facepurify.bench.results import SCHEMA, DataInfo, DefenceInfo, LatencyRow, 
 from facepurify.bench.sheet import draw_sheet
 from facepurify.bench.steps import Steps, to_float
 from facepurify.errors import OptionError
-from facepurify.purifier import ModelInfo
 
 __all__ = ["Provenance", "check_names", "measure", "provenance"]
 
@@ -88,12 +87,12 @@ def measure(
     return results, sheet
 
 
-def check_names(kind: str, things: Iterable[Recognizer | Defence | ModelInfo]) -> None:
+def check_names(kind: str, things: Iterable[Recognizer | Defence]) -> None:
     """Refuse two recognizers or two defences of one name, which results could not tell apart.
 
     Args:
         kind: What they are called in the message.
-        things: The recognizers, the defences, or what purifiers say of themselves.
+        things: The recognizers, or the defences.
 
     Raises:
         OptionError: If two have the same name.

@@ -164,7 +164,7 @@ def ablate(
         "data": faces.digest,
         "sources": dict(sources or {}),
         "threshold": trial.threshold,
-        "pairs": len(trial.genuine[0]),
+        "pairs": len(trial.clean["dodging"][0]),
         "attacked": min(len(probes) for probes, _ in trial.attacked.values()),
         "eps": trial.eps,
         "faces": count,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
+from typing_extensions import override
 
+from facepurify.bench.adaptive import AdaptiveAttack, Scene
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Goal
-from facepurify.bench.defences import get_defence
+from facepurify.bench.defences import Defence, PurifierDefence, get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.run import check_names
@@ -57,25 +59,43 @@ class Trial:
         recognizer: the judge, which was also attacked.
         threshold: at the false accept rate asked for, without a purifier.
         eps: of the attacks, L-infinity in grey levels.
-        genuine: clean probes [N, 3, 112, 112] in [0, 1] and their galleries' embeddings.
-        attacked: probes and embeddings for each (attack, goal).
+        clean: for each goal, probes [N, 3, 112, 112] in [0, 1] and their galleries' embeddings:
+            genuine pairs for dodging, impostors for impersonation.
+        attacked: the same for each (attack, goal), of the first of these pairs.
     """
 
     recognizer: Recognizer
     threshold: float
     eps: float
-    genuine: tuple[Floats, Floats]
+    clean: dict[Goal, tuple[Floats, Floats]]
     attacked: dict[tuple[str, str], tuple[Floats, Floats]]
 
     def judge(self, purify: Purify) -> dict[str, float]:
         """Genuine rejected and the success of each attack, as fractions."""
-        probes, galleries = self.genuine
-        scores = self._scores(purify, probes, galleries)
+        scores = self._scores(purify, *self.clean["dodging"])
         result = {"genuine rejected": frr(scores, self.threshold)}
-        for (attack, goal), (probes, galleries) in self.attacked.items():
-            scores = self._scores(purify, probes, galleries)
+        for (attack, goal), pairs in self.attacked.items():
+            scores = self._scores(purify, *pairs)
             result[f"{attack} {goal}"] = attack_success(scores, self.threshold, goal).value
         return result
+
+    def against(self, defence: Defence, pairs: int, *, seed: int = 0) -> Trial:
+        """The same, attacked by one who knows the defence as well: the benchmark's adaptive attack.
+
+        Args:
+            defence: to attack through; what is judged then should be it.
+            pairs: of each kind, that are attacked so.
+            seed: of the attack.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        attack = AdaptiveAttack()
+        attacked = dict(self.attacked)
+        for goal, (probes, galleries) in self.clean.items():
+            x, victims = torch.from_numpy(probes[:pairs]), galleries[:pairs]
+            scene = Scene(self.recognizer, defence, x, torch.from_numpy(victims), goal)
+            images = attack(scene, self.eps, generator=generator).numpy()
+            attacked[attack.name, goal] = (images, victims)
+        return replace(self, attacked=attacked)
 
     def _scores(self, purify: Purify, probes: Floats, galleries: Floats) -> npt.NDArray[np.float64]:
         return cosine(self.recognizer.embed_numpy(purify(probes)), galleries)
@@ -130,11 +150,11 @@ def held_out_trial(
             for chosen in (rng.choice(len(people), 2, replace=False) for _ in range(pairs))
         ]
     )
-    probes = {
+    probes: dict[Goal, Floats] = {
         "dodging": _pixels(faces, genuine[:, 0]),
         "impersonation": _pixels(faces, impostor[:, 0]),
     }
-    galleries = {
+    galleries: dict[Goal, Floats] = {
         "dodging": recognizer.embed_numpy(_pixels(faces, genuine[:, 1])),
         "impersonation": recognizer.embed_numpy(_pixels(faces, impostor[:, 1])),
     }
@@ -151,7 +171,7 @@ def held_out_trial(
         recognizer,
         threshold_at_far(scores, far),
         eps,
-        (probes["dodging"], galleries["dodging"]),
+        {goal: (probes[goal], galleries[goal]) for goal in GOALS},
         results,
     )
 
@@ -159,10 +179,12 @@ def held_out_trial(
 def choose(
     trials: Sequence[Trial],
     basis: Basis | None,
-    purifiers: Sequence[Purifier],
+    purifiers: Sequence[Defence],
     folder: str | Path,
     *,
     delivered: str = "none",
+    adaptive: int = 0,
+    seed: int = 0,
 ) -> None:
     """Judges purifiers, and fixed projections where there is a basis to project onto.
 
@@ -173,28 +195,33 @@ def choose(
         folder: for ``choice.json`` and ``choice.png``.
         delivered: what happens to every probe, attacked or not, before a purifier gets it: a
             baseline of the benchmark such as "jpeg90", since most faces arrive as JPEG files.
+        adaptive: pairs of each kind that are attacked by one who knows each candidate, too (but
+            not that they are delivered so).
+        seed: of these attacks.
 
     Raises:
-        OptionError: there is no such baseline.
+        OptionError: there is no such baseline, or fewer than no pairs.
     """
+    if adaptive < 0:
+        raise OptionError(f"expected adaptive of 0 or more, got {adaptive}")
     arrive = get_defence(delivered).purify
     folder = make_folder(folder)
-    candidates: dict[str, Purify] = {"none": lambda images: images}
+    candidates: list[Defence] = [get_defence("none")]
     if basis is not None:
-        for luma, chroma in FIXED:
-            candidates[f"fixed {luma} + {chroma}"] = _fixed(basis, luma, chroma)
-    candidates |= {purifier.info.name: on_arrays(purifier) for purifier in purifiers}
-    results = {
-        name: {trial.recognizer.name: trial.judge(after(arrive, purify)) for trial in trials}
-        for name, purify in tqdm(candidates.items(), desc="judging", unit="purifier")
-    }
+        candidates += [_Fixed(basis, luma, chroma) for luma, chroma in FIXED]
+    candidates += purifiers
+    results = {}
+    for each in tqdm(candidates, desc="judging", unit="purifier"):
+        known = [trial.against(each, adaptive, seed=seed) for trial in trials if adaptive] or trials
+        purify = after(arrive, each.purify)
+        results[each.name] = {trial.recognizer.name: trial.judge(purify) for trial in known}
     with atomic_path(folder / "choice.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
     with atomic_path(folder / "choice.png") as temporary:
         _draw(results, trials[0].eps, temporary)
 
 
-def load_purifiers(models: Sequence[str]) -> list[Purifier]:
+def load_purifiers(models: Sequence[str]) -> list[Defence]:
     """What ``choose`` judges.
 
     Args:
@@ -204,8 +231,8 @@ def load_purifiers(models: Sequence[str]) -> list[Purifier]:
         OptionError: two have the same name, or one that of the row without a purifier.
         ModelError: there is no such model.
     """
-    purifiers = [Purifier(model, threads=torch.get_num_threads()) for model in models]
-    check_names("purifiers", [get_defence("none"), *(each.info for each in purifiers)])
+    purifiers: list[Defence] = [PurifierDefence(model) for model in models]
+    check_names("purifiers", [get_defence("none"), *purifiers])
     return purifiers
 
 
@@ -259,9 +286,24 @@ def on_tensors(purify: Callable[[torch.Tensor], torch.Tensor]) -> Purify:
     return run
 
 
-def _fixed(basis: Basis, luma: int, chroma: int) -> Purify:
-    space = ImmuneSpace(basis.first(luma, chroma))
-    return on_tensors(lambda images: space.decode(space.encode(images)))
+class _Fixed(Defence):
+    """A projection onto the first eigenfaces."""
+
+    def __init__(self, basis: Basis, luma: int, chroma: int) -> None:
+        self.name = f"fixed {luma} + {chroma}"
+        self._space = ImmuneSpace(basis.first(luma, chroma))
+
+    @override
+    def key(self) -> str:
+        return self.name
+
+    @override
+    def purify(self, images: Floats, seed: int = 0) -> Floats:
+        return on_tensors(self.differentiable)(images)
+
+    @override
+    def differentiable(self, x: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        return self._space.decode(self._space.encode(x))
 
 
 def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Path) -> None:
@@ -281,24 +323,33 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Pat
             if not rows:
                 continue
             cost = [100 * row["genuine rejected"] for row in rows.values()]
-            for goal, colour in zip(GOALS, ("C0", "C3"), strict=True):
+            for (attacks, goal), colour in zip(
+                _drawn(rows), ("C0", "C3", "C9", "C1"), strict=False
+            ):
                 worst = [
-                    100 * max(value for key, value in row.items() if key.endswith(goal))
+                    100 * max(row[f"{attack} {goal}"] for attack in attacks)
                     for row in rows.values()
                 ]
-                label = f"{goal}, {kind or 'purifiers'}"
+                label = f"{', '.join(attacks)}: {goal}, {kind or 'purifiers'}"
                 axis.plot(cost, worst, marker=marker, linestyle=line, color=colour, label=label)
                 for name, x, y in zip(rows, cost, worst, strict=True):
                     axis.annotate(
                         name.removeprefix("fixed "), (x, y), fontsize=6,
                         xytext=(3, 3), textcoords="offset points",
                     )  # fmt: skip
-        axis.set_title(
-            f"{recognizer}: worst of {', '.join(a.name for a in ATTACKS)} at {eps:g}/255"
-        )
+        axis.set_title(f"{recognizer}: worst at {eps:g}/255")
         axis.set_xlabel("genuine rejected, %")
         axis.set_ylabel("attack success, %")
         axis.set_ylim(0, 100)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.savefig(path, format="png", dpi=120)
+
+
+def _drawn(rows: dict[str, dict[str, float]]) -> list[tuple[list[str], Goal]]:
+    """Of which attacks the worst is drawn: of those that know no purifier, of the one that does."""
+    known = AdaptiveAttack.name
+    kinds = [[attack.name for attack in ATTACKS]]
+    if any(key.startswith(known) for row in rows.values() for key in row):
+        kinds.append([known])
+    return [(attacks, goal) for attacks in kinds for goal in GOALS]

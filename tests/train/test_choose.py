@@ -1,15 +1,21 @@
-"""Purifiers and guides that results are keyed by."""
+"""Purifiers and guides that results are keyed by, and attackers who know the purifier."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from facepurify.bench.attacks import GOALS
+from facepurify.bench.defences import get_defence
+from facepurify.bench.metrics import cosine
+from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.__main__ import main
-from facepurify.train.choose import load_purifiers
+from facepurify.train.choose import held_out_trial, load_purifiers
+from facepurify.train.faces import FaceSet
 
 
 def test_purifiers_and_guides_of_one_name_are_refused(
@@ -35,3 +41,21 @@ def test_a_name_that_is_taken_by_no_purifier(tiny_model: Path, tmp_path: Path) -
     shutil.copy(tiny_model, tmp_path / "none.onnx")
     with pytest.raises(OptionError, match="got none, none"):
         load_purifiers([str(tmp_path / "none.onnx")])
+
+
+def test_who_knows_the_purifier_moves_what_comes_out_of_it_further(
+    faces: FaceSet, guide: Recognizer
+) -> None:
+    defence = get_defence("gaussian2")
+    trial = held_out_trial(faces, guide, pairs=6, attacked=6)
+    known = trial.against(defence, 4)
+    assert set(known.attacked) == {*trial.attacked, *(("adaptive", goal) for goal in GOALS)}
+    for goal, sign in zip(GOALS, (-1, 1), strict=True):
+        probes, victims = known.attacked["adaptive", goal]
+        clean = trial.clean[goal][0][:4]
+        assert 7 < np.abs(probes - clean).max() * 255 <= 8.001
+        moved, blind = (
+            sign * cosine(guide.embed_numpy(defence.purify(images)), victims).mean()
+            for images in (probes, known.attacked["pgd20", goal][0][:4])
+        )
+        assert moved > blind + 0.01

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from facepurify import Purifier
+from facepurify.bench.defences import PurifierDefence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError
 from facepurify.train.__main__ import main
@@ -206,25 +207,31 @@ def test_choice_is_drawn_from_held_out_faces(
     assert main([*choice, "--model", "pin", "--out", "alone"]) == 0
     assert list(json.loads(Path("alone/choice.json").read_text())) == ["none", "pin"]
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(
-        module, "on_arrays", lambda purifier: lambda images: seen.append(images) or images
-    )
-    delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
-    assert main([*choice, *delivered]) == 0
-    assert len(seen) == 5  # clean probes, and two attacks of two goals
-    assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
-    seen.clear()
-    assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0
-    assert abs(seen[1] - seen[0][:6]).max() * 255 == pytest.approx(3, abs=1e-3)
-    assert main([*choice, "--eigenfaces", "eigenfaces.npz"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            PurifierDefence, "purify", lambda self, images, seed=0: seen.append(images) or images
+        )
+        delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
+        assert main([*choice, *delivered]) == 0
+        assert len(seen) == 5  # clean probes, and two attacks of two goals
+        assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
+        seen.clear()
+        assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0
+        assert abs(seen[1] - seen[0][:6]).max() * 255 == pytest.approx(3, abs=1e-3)
+    assert main([*choice, "--eigenfaces", "eigenfaces.npz", "--adaptive", "2"]) == 0
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]
     for row in results.values():
         assert set(row["guide"]) == {
             "genuine rejected",
-            *(f"{a} {g}" for a in ("fgsm", "pgd20") for g in ("dodging", "impersonation")),
+            *(
+                f"{attack} {goal}"
+                for attack in ("fgsm", "pgd20", "adaptive")
+                for goal in ("dodging", "impersonation")
+            ),
         }
     assert Path("choice/choice.png").stat().st_size > 5000
+    assert main([*choice, "--adaptive", "-1"]) == 1
 
 
 def test_a_missing_file_is_one_clear_line(

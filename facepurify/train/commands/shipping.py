@@ -80,6 +80,10 @@ def add_commands(commands: Commands) -> None:
         help="what every probe goes through first, such as jpeg90",
     )  # fmt: skip
     sub.add_argument("--eps", type=float, default=EPS, help="of the attacks, in grey levels")
+    sub.add_argument(
+        "--adaptive", type=int, default=0, metavar="PAIRS",
+        help="of each kind for an attacker who knows the purifier",
+    )  # fmt: skip
     add_pairs(sub, 1000)
     sub.add_argument("-o", "--out", default="choice", help="folder for choice.json and .png")
 
@@ -144,4 +148,12 @@ def _choose(options: argparse.Namespace) -> None:
     basis = Basis.load(options.eigenfaces) if options.eigenfaces else None
     purifiers = load_purifiers(options.model)  # before the attacks, which take minutes
     trials = trials_of(options, options.eps)
-    choose(trials, basis, purifiers, options.out, delivered=options.delivered)
+    choose(
+        trials,
+        basis,
+        purifiers,
+        options.out,
+        delivered=options.delivered,
+        adaptive=options.adaptive,
+        seed=options.seed,
+    )
