@@ -32,6 +32,7 @@ from facepurify.bench.options import (
     set_threads,
 )
 from facepurify.bench.pairs import Pairs, attacked_pairs
+from facepurify.bench.plots import Plot, draw_hits
 from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
@@ -48,6 +49,7 @@ __all__ = [
     "HitRow",
     "Hits",
     "Trial",
+    "draw",
     "main",
     "measure_hits",
     "read_hits",
@@ -243,8 +245,20 @@ def render_hits(hits: Hits) -> str:
     return aligned_table(header, rows) + FOOT
 
 
+def draw(hits: Hits) -> Plot:
+    """Draw what each recognizer's hardness costs: the largest budget of each attack."""
+    strongest = {row.attack: row.eps for row in sorted(hits.rows, key=lambda row: row.eps)}
+    rates = {
+        f"{attack}, {eps:g}": {
+            row.recognizer: row.rate for row in hits.rows if (row.attack, row.eps) == (attack, eps)
+        }
+        for attack, eps in strongest.items()
+    }
+    return draw_hits({one.name: one.accuracy for one in hits.recognizers}, rates)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Measure hit rates and write ``hits.json`` and ``hits.md``; return the exit status.
+    """Measure hit rates and write ``hits.json``, ``.md`` and ``.svg``; return the exit status.
 
     Raises:
         FacePurifyError: If an option, the data or a recognizer is not usable.
@@ -274,5 +288,6 @@ def main(arguments: Sequence[str]) -> int:
     table = render_hits(hits)
     write_record(hits, options.out / "hits.json")
     write_text(table, options.out / "hits.md")
-    sys.stdout.write(f"{table}\nwrote hits.json and hits.md into {options.out}\n")
+    write_text(draw(hits).svg, options.out / "hits.svg")
+    sys.stdout.write(f"{table}\nwrote hits.json, hits.md and hits.svg into {options.out}\n")
     return 0

@@ -6,7 +6,7 @@ Each is drawn for a column of 400 pixels, so that its letters stay readable on a
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -15,10 +15,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from facepurify.bench.metrics import Rate
 from facepurify.bench.results import OBLIVIOUS, ROC_RATES, AttackRow, Results
 from facepurify.bench.summary import Headline, Worst, headlines
 
-__all__ = ["Plot", "draw_plots", "draw_trade"]
+__all__ = ["Plot", "draw_hits", "draw_plots", "draw_trade"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow.
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -102,6 +103,45 @@ def draw_trade(recognizer: str, lines: Sequence[Headline]) -> Plot:
             "budget. Worst attack of each kind, Wilson 95 % intervals. Lower left is better."
         )
         return Plot(f"Cost against worth, {recognizer}", caption, _svg(figure))
+
+
+def draw_hits(accuracy: Mapping[str, float], rates: Mapping[str, Mapping[str, Rate]]) -> Plot:
+    """Draw what recognizers give up for their hardness: accuracy against hit rates.
+
+    Args:
+        accuracy: Of each recognizer, as a fraction.
+        rates: For each attack, by its label, the hits on each of these recognizers.
+    """
+    names = sorted(accuracy, key=lambda name: accuracy[name])
+    labels = list(rates)
+
+    def draw(axes: Axes) -> None:
+        for label, hits in rates.items():
+            values = [100 * hits[name].value for name in names]
+            axes.errorbar(
+                [100 * accuracy[name] for name in names],
+                values,
+                (
+                    [100 * (hits[name].value - hits[name].low) for name in names],
+                    [100 * (hits[name].high - hits[name].value) for name in names],
+                ),
+                **_look(labels, label),
+                linestyle="",
+                elinewidth=0.7,
+                label=label,
+            )
+        for name in names:
+            place = (100 * accuracy[name], 107)
+            axes.annotate(name, place, rotation=90, ha="center", va="bottom", annotation_clip=False)
+        axes.set(xlabel="accuracy, ten-fold (%)", ylabel="hit rate (%)")
+        axes.set_ylim(-4, 104)
+
+    return _plot(
+        "Accuracy against hits",
+        "At each recognizer's own threshold of FAR 0.1 %, Wilson 95 % intervals. Lower right is "
+        "better.",
+        draw,
+    )
 
 
 def _trade(

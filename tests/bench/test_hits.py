@@ -197,6 +197,8 @@ def test_the_command(
     assert table == render_hits(read_hits(out / "hits.json"))
     assert table in capsys.readouterr().out
     assert [info.name for info in read_hits(out / "hits.json").recognizers] == ["one", "two"]
+    picture = (out / "hits.svg").read_text("utf-8")
+    assert all(f"<!-- {text} -->" in picture for text in ("one", "two", "short, 8"))
     assert main(arguments) == 1
     assert "expected --data" in capsys.readouterr().err
     assert main(["hits", "--recognizer", "recogniser", "--data", str(tmp_path / "faces")]) == 1
