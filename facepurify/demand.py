@@ -16,10 +16,7 @@ import re
 from .errors import MissingExtraError, ModelContractError
 from .onnxfile import probe_of
 
-__all__ = ["MAX_BATCH", "MAX_DEMAND", "demand_of", "largest_batch"]
-
-MAX_BATCH = 64
-"""Images that any model runs on at a time."""
+__all__ = ["MAX_DEMAND", "demand_of", "largest_batch"]
 
 MAX_DEMAND = 2 << 30
 """Most memory that the tensors of one run of a stranger's model may add up to, in bytes."""
@@ -38,20 +35,21 @@ _SIZES = {
 }
 
 
-def largest_batch(content: bytes) -> int:
+def largest_batch(content: bytes, most: int) -> int:
     """Return how many images a model may run on at a time.
 
     Args:
         content: A model that keeps the contract of :func:`facepurify.onnxfile.read_contract`.
+        most: No more than these, a power of two.
 
     Returns:
-        64, or the largest power of two below that stays within ``MAX_DEMAND``.
+        ``most``, or the largest power of two below that stays within ``MAX_DEMAND``.
 
     Raises:
         ModelContractError: One image is too many, or there are shapes that only data tell.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    batch = MAX_BATCH
+    batch = most
     while (demand := demand_of(content, batch)) > MAX_DEMAND:
         if batch == 1:
             raise ModelContractError(

@@ -288,8 +288,8 @@ class Purifier:
     def purify_canonical(self, batch: Floats, seed: int | None = None) -> Purified:
         """Purify a canonical batch: the one way through that everything else uses.
 
-        At most 64 images run at a time (fewer where a file of your own needs much memory), so
-        that memory is bounded.
+        At most 64 images run at a time (16 on a CPU, whose caches hold no more; fewer where a file
+        of your own needs much memory), so that memory is bounded.
 
         Args:
             batch: float32 [N, 3, 112, 112], RGB, in [0, 1].

@@ -20,7 +20,7 @@ from .images import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["CPU", "MAX_THREADS", "Session"]
+__all__ = ["CPU", "MAX_THREADS", "Session", "providers_of"]
 
 CPU = "CPUExecutionProvider"
 """ONNX Runtime's execution provider for the CPU, which is always there."""
@@ -61,18 +61,11 @@ class Session:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        if providers is not None and not (
-            isinstance(providers, Sequence)
-            and not isinstance(providers, str)
-            and providers
-            and all(isinstance(name, str) for name in providers)
-        ):
-            raise OptionError(f"expected a list of provider names or None, got {providers!r}")
+        self.providers = providers_of(providers)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise OptionError(
                 f"expected threads >= 1 and at most {MAX_THREADS}, or None, got {threads!r}"
             )
-        self.providers = list(providers) if providers is not None else [CPU]
         self.threads = threads
         self._content = content
         self._opened = (os.getpid(), self._open())
@@ -149,6 +142,24 @@ class Session:
                 "see `python -m facepurify doctor`, or leave providers=None for the CPU"
             )
         return session
+
+
+def providers_of(providers: Sequence[str] | None) -> list[str]:
+    """Return the execution providers that were asked for: the CPU where None was.
+
+    Raises:
+        OptionError: No list of names.
+    """
+    if providers is None:
+        return [CPU]
+    if not (
+        isinstance(providers, Sequence)
+        and not isinstance(providers, str)
+        and providers
+        and all(isinstance(name, str) for name in providers)
+    ):
+        raise OptionError(f"expected a list of provider names or None, got {providers!r}")
+    return list(providers)
 
 
 def _works(attempt: Callable[[], object]) -> bool:

@@ -273,7 +273,7 @@ def test_demand_by_hand(build_model: Build) -> None:
 def test_what_is_shipped_fits() -> None:
     for name in ("pin", "uddn"):
         content = Purifier(name)._stages[0]._session._content
-        assert largest_batch(content) == demand.MAX_BATCH
+        assert largest_batch(content, 64) == 64
 
 
 def test_a_model_that_computes_its_shapes_is_taken(tmp_path: Path, build_model: Build) -> None:
@@ -325,12 +325,12 @@ def test_a_smaller_batch_that_needs_more(
     nodes = [
         node("Shape", "image", to="s"),
         node("Gather", "s", "zero", to="count"),
-        node("Sub", "limit", "count", to="left"),  # 0 for 64 images
+        node("Sub", "limit", "count", to="left"),  # 0 for 16 images
         node("Mul", "left", "much", to="n"),
         node("ConstantOfShape", "n"),
         node("Identity", "image", to="purified"),
     ]
-    constants = [constant("zero", 0), constant("limit", 64), constant("much", 50_000_000)]
+    constants = [constant("zero", 0), constant("limit", 16), constant("much", 50_000_000)]
     path = tmp_path / "less-is-more.onnx"
     path.write_bytes(build_model(nodes, initializers=constants).SerializeToString())
     purifier = Purifier(path, threads=1)
@@ -344,9 +344,9 @@ def test_a_smaller_batch_that_needs_more(
         lambda content, count: (checked.append(count), original(content, count))[1],
     )
     for _ in range(2):
-        purifier.purify(np.zeros((63, 112, 112, 3), np.uint8))
-        purifier.purify(np.zeros((64, 112, 112, 3), np.uint8))
-    assert checked == [63]  # once a size, and 64 when it was opened
+        purifier.purify(np.zeros((15, 112, 112, 3), np.uint8))
+        purifier.purify(np.zeros((16, 112, 112, 3), np.uint8))
+    assert checked == [15]  # once a size, and 16 when it was opened
 
 
 def test_declared_shapes_that_lie(build_model: Build) -> None:
@@ -377,10 +377,10 @@ def test_a_convolution_without_a_kernel(build_model: Build) -> None:
 def test_refusals_are_our_error(tmp_path: Path, build_model: Build) -> None:
     content = build_model([node("Add", "image", "nothing", to="purified")]).SerializeToString()
     with pytest.raises(ModelError, match="refuses"):
-        largest_batch(content)
+        largest_batch(content, 64)
 
 
 def test_without_onnx_runtime(invert_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"facepurify\[cpu\]"):
-        largest_batch(invert_model.read_bytes())
+        largest_batch(invert_model.read_bytes(), 64)

@@ -31,6 +31,7 @@ from facepurify.errors import (
     SeedError,
 )
 from facepurify.images import Array
+from facepurify.runtime import Session
 
 
 @pytest.fixture(scope="module")
@@ -418,6 +419,17 @@ def test_canonical_in_chunks(tiny: Purifier) -> None:
     np.testing.assert_array_equal(
         result.images[64:66], tiny.purify_canonical(batch[64:66].copy()).images
     )
+
+
+def test_a_cpu_gets_what_its_caches_hold(invert: Purifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    run = Session.run
+    monkeypatch.setattr(
+        Session, "run", lambda *given: (sizes.append(len(given[2]["image"])), run(*given))[1]
+    )
+    images = noise(33, 112, 112, 3)
+    assert np.array_equal(invert.purify(images), 255 - images)
+    assert sizes == [16, 16, 1]
 
 
 def test_canonical_without_optional_outputs(invert: Purifier) -> None:
