@@ -102,7 +102,7 @@ def main() -> None:
                 for other, step in rivals(images, threads).items():
                     # Two at a time, as they would stand behind each other: what a third one leaves
                     # in the caches is not theirs to pay for.
-                    repeats = max(5, 50 // batch)
+                    repeats = max(15, 50 // batch)
                     times = median_times({name: purify, other: step}, images, repeats)
                     mine, theirs = (1000 * times[key] / batch for key in (name, other))
                     record[f"{name}, {other}, {where}"] = {name: mine, other: theirs}
