@@ -175,11 +175,10 @@ def from_canonical(batch: NDArray[np.float32], like: Sequence[Array], color: Col
     crops: list[Array] = []
     for planes, original in zip(batch, like, strict=True):
         values = np.tensordot(_LUMA, planes, 1) if original.ndim == 2 else planes
-        # Planes are stored before they are interleaved: that is three times as fast.
         if original.dtype == np.uint8:
-            stored = np.rint(values * np.float32(255)).astype(np.uint8)  # in range as they are
-        else:
-            stored = store(values, original.dtype)
+            values = values * np.float32(255)
+        # Planes are stored before they are interleaved: that is three times as fast.
+        stored = store(values, original.dtype)
         if stored.ndim == 3:
             stored = np.asarray(cv2.merge(list(stored[::-1] if color == "bgr" else stored)))
         crops.append(stored)

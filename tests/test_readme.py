@@ -113,7 +113,7 @@ def rates(record: str, purifier: str, attack: str) -> str:
 def test_times_by_hand_are_the_recorded_ones():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "records" / "latency.json").read_text())
-    for name in ("immune", "pin", "ais", "uddn", "uddn+pin"):
+    for name in ("immune", "pin", "ais", "uddn", "uddn-robust", "uddn+pin"):
         times = (record[f"{name}, recognizer, batch {batch}"] for batch in (1, 32))
         said = " / ".join(f"{each[name] / each['recognizer']:.2f}" for each in times)
         assert re.search(rf'^\| `"{re.escape(name)}".*\| {said} \|$', readme, re.MULTILINE), name

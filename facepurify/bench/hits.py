@@ -49,7 +49,6 @@ __all__ = [
     "HitRow",
     "Hits",
     "Trial",
-    "draw",
     "main",
     "measure_hits",
     "read_hits",
@@ -245,7 +244,7 @@ def render_hits(hits: Hits) -> str:
     return aligned_table(header, rows) + FOOT
 
 
-def draw(hits: Hits) -> Plot:
+def _draw(hits: Hits) -> Plot:
     """Draw what each recognizer's hardness costs: the largest budget of each attack."""
     strongest = {row.attack: row.eps for row in sorted(hits.rows, key=lambda row: row.eps)}
     rates = {
@@ -288,6 +287,6 @@ def main(arguments: Sequence[str]) -> int:
     table = render_hits(hits)
     write_record(hits, options.out / "hits.json")
     write_text(table, options.out / "hits.md")
-    write_text(draw(hits).svg, options.out / "hits.svg")
+    write_text(_draw(hits).svg, options.out / "hits.svg")
     sys.stdout.write(f"{table}\nwrote hits.json, hits.md and hits.svg into {options.out}\n")
     return 0

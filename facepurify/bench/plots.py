@@ -117,14 +117,9 @@ def draw_hits(accuracy: Mapping[str, float], rates: Mapping[str, Mapping[str, Ra
 
     def draw(axes: Axes) -> None:
         for label, hits in rates.items():
-            values = [100 * hits[name].value for name in names]
             axes.errorbar(
                 [100 * accuracy[name] for name in names],
-                values,
-                (
-                    [100 * (hits[name].value - hits[name].low) for name in names],
-                    [100 * (hits[name].high - hits[name].value) for name in names],
-                ),
+                *_percent_and_errors([hits[name] for name in names]),
                 **_look(labels, label),
                 linestyle="",
                 elinewidth=0.7,
@@ -160,9 +155,8 @@ def _trade(
     axes.plot(cost, success, color=look["color"], linewidth=1, alpha=0.5)
     for line, rate in drawn:
         axes.errorbar(
-            100 * line.clean.frr,
-            100 * rate.value,
-            ([100 * (rate.value - rate.low)], [100 * (rate.high - rate.value)]),
+            [100 * line.clean.frr],
+            *_percent_and_errors([rate]),
             **look,
             linestyle="",
             elinewidth=0.7,
@@ -208,15 +202,9 @@ def _success_against_eps(
                 rates = [getattr(getattr(line, attacker), goal) for line in mine]
                 if None in rates:
                     continue
-                values = [100 * rate.value for rate in rates]
-                errors = (
-                    [100 * (rate.value - rate.low) for rate in rates],
-                    [100 * (rate.high - rate.value) for rate in rates],
-                )
                 axes.errorbar(
                     eps,
-                    values,
-                    errors,
+                    *_percent_and_errors(rates),
                     **_look(names, name),
                     linestyle=dashes,
                     linewidth=1.2,
@@ -273,6 +261,14 @@ def _latency(recognizer: str, results: Results) -> Plot:
         axes.grid(axis="y", visible=False)
 
     return _plot(f"Latency, {recognizer}", "Medians of one run. Shorter is better.", draw)
+
+
+def _percent_and_errors(rates: Sequence[Rate]) -> tuple[list[float], list[list[float]]]:
+    """Return values, and how far their intervals reach below and above, as error bars have it."""
+    return [100 * rate.value for rate in rates], [
+        [100 * (rate.value - rate.low) for rate in rates],
+        [100 * (rate.high - rate.value) for rate in rates],
+    ]
 
 
 def _mean_success(worst: Worst) -> float:

@@ -28,6 +28,7 @@ from facepurify.purifier import Purifier
 from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.loop import weights_of
 
 __all__ = [
     "EPS",
@@ -212,9 +213,13 @@ def choose(
     candidates += purifiers
     results = {}
     for each in tqdm(candidates, desc="judging", unit="purifier"):
-        known = [trial.against(each, adaptive, seed=seed) for trial in trials if adaptive] or trials
         purify = after(arrive, each.purify)
-        results[each.name] = {trial.recognizer.name: trial.judge(purify) for trial in known}
+        results[each.name] = {
+            trial.recognizer.name: (
+                trial.against(each, adaptive, seed=seed) if adaptive else trial
+            ).judge(purify)
+            for trial in trials
+        }
     with atomic_path(folder / "choice.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
     with atomic_path(folder / "choice.png") as temporary:
@@ -295,7 +300,7 @@ class _Fixed(Defence):
 
     @override
     def key(self) -> str:
-        return self.name
+        return f"{self.name} {weights_of(self._space)}"
 
     @override
     def purify(self, images: Floats, seed: int = 0) -> Floats:
