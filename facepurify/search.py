@@ -37,6 +37,7 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 Score = Callable[[Floats], Floats]
+Keep = Callable[[Floats, Floats], Floats]
 Recognize = Callable[[Array], Any]
 
 AFFINITIES = ("critic", "agreement", "consistency")
@@ -44,6 +45,7 @@ _BUDGET = (16, 2)
 _MOST = 1 << 12  # clones x generations, so that memory is bounded
 _TOGETHER = 1 << 10  # clones of all images that are looked at in one piece
 _SLOPE, _FLOOR, _LARGEST = 0.1, 1e-3, 5.0  # as the critic was trained
+_SHARE = "net.share"
 _NOISE, _REPEATS = 2 / 255, 8  # deviation in each coefficient, and draws
 
 
@@ -115,17 +117,25 @@ def search_options(
 
 @dataclass(frozen=True)
 class Sensed:
-    """What one encoding of a batch gives.
+    """A batch, and what one encoding of it gives.
 
     Attributes:
+        images: float32 [N, 3, 112, 112], RGB, in [0, 1].
         coefficients: c, float32 [N, K].
         probability: p, float32 [N, K].
         code: float32 [N, C].
     """
 
+    images: Floats
     coefficients: Floats
     probability: Floats
     code: Floats
+
+    def part(self, rows: slice) -> Sensed:
+        """Some of its images."""
+        return Sensed(
+            self.images[rows], self.coefficients[rows], self.probability[rows], self.code[rows]
+        )
 
 
 def evolve(
@@ -259,12 +269,12 @@ def critique(sensed: Sensed, critic: Mapping[str, Floats], deviations: Floats) -
     return score
 
 
-def likeness(sensed: Sensed, decode: Callable[[Floats], Floats], recognize: Recognize) -> Score:
+def likeness(sensed: Sensed, keep: Keep, recognize: Recognize) -> Score:
     """How near a clone's embedding is to the mean of those of the first clones.
 
     Args:
         sensed: The batch.
-        decode: Coefficients [M, K] to faces [M, 3, 112, 112], RGB, in [0, 1].
+        keep: Images and coefficients [M, K] to faces [M, 3, 112, 112], RGB, in [0, 1].
         recognize: uint8 BGR crops [M, 112, 112, 3] to embeddings [M, d].
 
     Raises:
@@ -274,7 +284,10 @@ def likeness(sensed: Sensed, decode: Callable[[Floats], Floats], recognize: Reco
 
     def score(clones: Floats) -> Floats:
         count = clones.shape[:2]
-        faces = decode((clones * sensed.coefficients[:, None]).reshape(-1, clones.shape[2]))
+        faces = keep(
+            np.repeat(sensed.images, count[1], axis=0),
+            (clones * sensed.coefficients[:, None]).reshape(-1, clones.shape[2]),
+        )
         crops = np.rint(faces.transpose(0, 2, 3, 1)[..., ::-1] * 255).astype(np.uint8)
         given = recognize(np.ascontiguousarray(crops))
         try:
@@ -399,11 +412,13 @@ class Search:
             for name, array in constants.items()
         }
         self.options = options
-        self.decode = Decoder(numbers)
-        if self.decode.count != length:
+        self._decode = Decoder(numbers)
+        if self._decode.count != length:
             raise ModelContractError(
-                f"expected {length} eigenfaces to search, got {self.decode.count}"
+                f"expected {length} eigenfaces to search, got {self._decode.count}"
             )
+        # What was written before there was a share takes all off.
+        self._share = _constant({_SHARE: np.ones((), np.float32), **numbers}, _SHARE, ())
         eigenvalues = _constant(numbers, "net.space.eigenvalues", (length,))
         if not (eigenvalues > 0).all():
             raise ModelContractError("expected eigenvalues above 0, got others")
@@ -419,6 +434,22 @@ class Search:
         """Draw what one call needs, float32 [G, M, K]."""
         clones, generations = self.options.budget
         return rng.random((generations, clones, self._length), np.float32)
+
+    def keep(self, images: Floats, coefficients: Floats) -> Floats:
+        """What the model's graph leaves of images with these coefficients, masked.
+
+        Args:
+            images: float32 [N, 3, 112, 112], RGB, in [0, 1].
+            coefficients: float32 [N, K].
+
+        Returns:
+            float32 [N, 3, 112, 112], RGB, clipped to [0, 1].
+        """
+        fitting = self._decode(coefficients)
+        if self._share == 1:
+            return fitting
+        kept: Floats = self._share * fitting + (1 - self._share) * images
+        return kept.clip(0, 1)
 
     def find(self, sensed: Sensed, uniforms: Floats) -> Floats:
         """The best antibodies found, float32 [N, K] of 0 and 1.
@@ -442,7 +473,7 @@ class Search:
         best = np.empty_like(sensed.probability)
         for start in range(0, len(best), size):
             rows = slice(start, start + size)
-            part = Sensed(sensed.coefficients[rows], sensed.probability[rows], sensed.code[rows])
+            part = sensed.part(rows)
             known = None if remembered is None else remembered[rows]
             best[rows], _ = evolve(part.probability, self._score(part), uniforms, known)
         if self.memory is not None:
@@ -451,7 +482,7 @@ class Search:
 
     def _score(self, sensed: Sensed) -> Score:
         if self.options.recognizer is not None:
-            return likeness(sensed, self.decode, self.options.recognizer)
+            return likeness(sensed, self.keep, self.options.recognizer)
         if self._critic is not None:
             return critique(sensed, self._critic, self._deviations)
         if self.options.affinity == "agreement":

@@ -185,10 +185,10 @@ class Stage:
             length = (self.info.K,) if self.info.K else probability.shape[-1:]
             probability = _checked("probability", probability, (count, *length))
             if self._search is not None and uniform is not None:
-                sensed = _sensed(outputs, probability)
+                sensed = _sensed(batch, outputs, probability)
                 mask = self._search.find(sensed, uniform)
-                decoded = self._search.decode(mask * sensed.coefficients)
-                purified = _checked("purified", decoded, batch.shape)
+                kept = self._search.keep(batch, mask * sensed.coefficients)
+                purified = _checked("purified", kept, batch.shape)
             elif self.mask is not None:
                 mask = antibody(probability, self.mask, uniform)
         if score is not None:
@@ -214,7 +214,7 @@ class Stage:
         self._session = None
 
 
-def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
+def _sensed(batch: Floats, outputs: dict[str, Array], probability: Floats) -> Sensed:
     """What a search starts from; refuse what is not finite or of another length."""
     coefficients, code = (outputs[name] for name in _SENSED)
     if coefficients.shape != probability.shape or code.ndim != 2 or len(code) != len(probability):
@@ -224,7 +224,7 @@ def _sensed(outputs: dict[str, Array], probability: Floats) -> Sensed:
         )
     if not (np.isfinite(coefficients).all() and np.isfinite(code).all()):
         raise ModelOutputError("expected finite `coefficients` and `code`; the model is broken")
-    return Sensed(coefficients, probability, code)
+    return Sensed(batch, coefficients, probability, code)
 
 
 def _checked(name: str, values: Array, shape: tuple[int, ...]) -> Floats:

@@ -43,6 +43,8 @@ N, K, C = 5, 24, 6
 def sensed() -> Sensed:
     rng = np.random.default_rng(0)
     return Sensed(
+        np.zeros((N, 3, 112, 112), np.float32)
+        + np.arange(N, dtype=np.float32)[:, None, None, None],
         rng.normal(size=(N, K)).astype(np.float32),
         rng.random((N, K), np.float32),
         rng.normal(size=(N, C)).astype(np.float32),
@@ -173,7 +175,8 @@ def test_critic_is_that_of_training(sensed: Sensed) -> None:
 def test_likeness_asks_the_recognizer_once_for_all(sensed: Sensed) -> None:
     seen: list[np.ndarray] = []
 
-    def decode(coefficients: np.ndarray) -> np.ndarray:
+    def keep(images: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        assert np.array_equal(images[:, 0, 0, 0], np.repeat(np.arange(N), 9))
         faces = np.zeros((len(coefficients), 3, 112, 112), np.float32)
         faces[:, :, 0, :K] = (
             np.abs(coefficients[:, None]).clip(0, 1) * np.float32([1, 0.5, 0])[:, None]
@@ -185,7 +188,7 @@ def test_likeness_asks_the_recognizer_once_for_all(sensed: Sensed) -> None:
         return crops[:, 0, :K, 2].astype(np.float32) + 1
 
     clones = clones_of(sensed)
-    worth = likeness(sensed, decode, recognize)(clones)
+    worth = likeness(sensed, keep, recognize)(clones)
     assert len(seen) == 1
     assert seen[0].shape == (N * 9, 112, 112, 3)
     assert seen[0].dtype == np.uint8
@@ -195,14 +198,14 @@ def test_likeness_asks_the_recognizer_once_for_all(sensed: Sensed) -> None:
     assert np.allclose(worth, (unit * unit.mean(1, keepdims=True)).sum(2), atol=1e-5)
     for wrong in (np.zeros(3), np.zeros((N * 9, 0)), np.full((N * 9, 2), np.nan), None):
         with pytest.raises(ModelOutputError, match="expected finite embeddings"):
-            likeness(sensed, decode, lambda crops, wrong=wrong: wrong)(clones)
+            likeness(sensed, keep, lambda crops, wrong=wrong: wrong)(clones)
     for wrong in ([[1, 2], [3]], [[10**400]], "none"):
         with pytest.raises(ModelOutputError, match="expected embeddings"):
-            likeness(sensed, decode, lambda crops, wrong=wrong: wrong)(clones)
+            likeness(sensed, keep, lambda crops, wrong=wrong: wrong)(clones)
     # What the recognizer gave is its own: it may hand out the same array again, or a locked one.
     given = np.full((N * 9, 4), 7, np.float32)
     given.flags.writeable = False
-    assert np.allclose(likeness(sensed, decode, lambda crops: given)(clones), 1)
+    assert np.allclose(likeness(sensed, keep, lambda crops: given)(clones), 1)
 
 
 @pytest.fixture(scope="module")

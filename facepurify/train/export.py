@@ -91,7 +91,7 @@ class Searchable(Masked):
         """Gives what ``Masked`` does, coefficients [N, K] and code [N, C]."""
         coefficients, probability, suspicion, code = self.net.sense(image)
         mask = self.mask(probability, mask_mode, mask_uniform)
-        purified = self.net.space.decode(mask * coefficients)
+        purified = self.net.keep(image, mask * coefficients)
         return purified, probability, suspicion.sigmoid(), coefficients, code
 
 

@@ -55,6 +55,8 @@ class AisRecipe:
         attacker: of the rehearsal: "mixed" is PGD of both goals and the pack's strengths,
             "published" one FGSM step of 5.1/255 away from the clean embedding.
         depth: steps of the mixed attacker; 0 for 1 to 3 at random.
+        share: of what an antibody does not keep, how much is taken off (published: 1). The guides
+            see it; reconstruction and sparsity go by what is kept.
         recompressed: share of all images, attacked or not, that go through JPEG last.
     """
 
@@ -73,6 +75,7 @@ class AisRecipe:
     rehearsed: float = 0.3
     attacker: str = "mixed"
     depth: int = 0
+    share: float = 1.0
     recompressed: float = 0.3
 
     def __post_init__(self) -> None:
@@ -137,13 +140,16 @@ class Attacker:
         return attack_now(defended, clean, own, generator, recipe.depth)
 
 
-def shift_of(net: PinNet, embed: Embed, seen: Tensor, wanted: Tensor) -> Shift:
+def shift_of(
+    net: PinNet, embed: Embed, seen: Tensor, coefficients: Tensor, wanted: Tensor
+) -> Shift:
     """1 - cos between what a guide sees under each antibody and what it should see.
 
     Args:
-        net: decodes.
+        net: keeps.
         embed: the guide's.
-        seen: coefficients of the images, [N, K].
+        seen: the images, [N, 3, 112, 112].
+        coefficients: theirs, [N, K].
         wanted: unit embeddings of the clean images, [N, d].
 
     Returns:
@@ -151,7 +157,8 @@ def shift_of(net: PinNet, embed: Embed, seen: Tensor, wanted: Tensor) -> Shift:
     """
 
     def shift(antibodies: Tensor) -> Tensor:
-        purified = net.space.decode((antibodies * seen).flatten(0, 1))
+        images = seen.expand(len(antibodies), *seen.shape).flatten(0, 1)
+        purified = net.keep(images, (antibodies * coefficients).flatten(0, 1))
         embeddings = embed(purified).unflatten(0, antibodies.shape[:2])
         result: Tensor = 1 - (embeddings * wanted).sum(dim=2)
         return result
@@ -192,6 +199,7 @@ def fit_ais(
     """
     workers = workers or Workers()
     places = [pack.index(guide) for guide in guides]
+    net.take_off(recipe.share)
     net.to(device).train()
     workers.agree(net)
     optimiser = Optimiser(net.parameters(), recipe.rate, recipe.steps, workers=workers)
@@ -223,7 +231,7 @@ def fit_ais(
             target = net.space.encode(clean)
         affinity = Affinity(
             target, coefficients, price, recipe.harm, recipe.reconstruction, recipe.identity,
-            shift_of(net, embed, coefficients, wanted),
+            shift_of(net, embed, seen, coefficients, wanted),
         )  # fmt: skip
         selected, loss = select(probability, affinity, recipe.gradient, recipe.clones, generator)
         hostile = kinds["rehearsed"] | kinds["attacked"]

@@ -102,12 +102,13 @@ def fit_critic(
         kept = torch.rand(recipe.batch, generator=generator) < recipe.clean
         seen = torch.where(kept.view(-1, 1, 1, 1), clean, attacked)
         with torch.no_grad():
-            sensed = net.sense(recompress_some(seen, recipe.recompressed, generator))
+            seen = recompress_some(seen, recipe.recompressed, generator)
+            sensed = net.sense(seen)
             affinity = Affinity(
                 net.space.encode(clean), sensed[0], price, recipe.harm, recipe.reconstruction,
                 recipe.identity,
                 shift_of(
-                    net, guides[which].embed, sensed[0],
+                    net, guides[which].embed, seen, sensed[0],
                     pack.embedded(places[which], rows, mirrored=mirrored),
                 ),
             )  # fmt: skip

@@ -9,7 +9,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.pin import PinNet, mean_mask
@@ -27,24 +26,17 @@ class ImmuneNet(UddnNet):
 
     Args:
         denoiser: whose weights to begin from; its convolutions are shared, not copied.
-        pin: selector and immune space to begin from; likewise.
-        share: of what does not fit into the immune space, how much is taken off: above 0, and 1
-            for all of it.
+        pin: selector, immune space and share to begin from; likewise.
 
     Raises:
-        OptionError: another share, or the denoiser is itself built on one.
+        OptionError: the denoiser is itself built on one.
     """
 
-    share: Tensor
-
-    def __init__(self, denoiser: UddnNet, pin: PinNet, share: float = 1.0) -> None:
+    def __init__(self, denoiser: UddnNet, pin: PinNet) -> None:
         super().__init__(denoiser.size)
         check_plain(denoiser)
         self.front, self.unet, self.suspicion = denoiser.front, denoiser.unet, denoiser.suspicion
         self.pin = pin
-        if not 0 < share <= 1:
-            raise OptionError(f"expected a share above 0 and at most 1, got {share}")
-        self.register_buffer("share", torch.tensor(float(share)))
         pin.suspicion.requires_grad_(False)
 
     @property
@@ -70,8 +62,7 @@ class ImmuneNet(UddnNet):
             antibody: p to how much of each eigenface is kept.
         """
         denoised, suspicion = self.denoise(x)
-        fitting, coefficients, probability, _ = self.pin.restore(denoised, antibody)
-        purified = self.share * fitting + (1 - self.share) * denoised
+        purified, coefficients, probability, _ = self.pin.restore(denoised, antibody)
         return purified, coefficients, probability, suspicion
 
     @override

@@ -14,6 +14,7 @@ from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.selector import AnalyzerSelector, LightSelector, PublishedSelector
 
 __all__ = [
+    "MOST_SHARE",
     "SELECTORS",
     "PinNet",
     "Selector",
@@ -28,6 +29,7 @@ SELECTORS: Mapping[str, type[Selector]] = {
     "light": LightSelector,
     "published": PublishedSelector,
 }
+MOST_SHARE = 2.0
 
 
 class PinNet(nn.Module):
@@ -36,9 +38,14 @@ class PinNet(nn.Module):
     Beyond the published selector, which sees the image only, each eigenface's own coefficient
     counts: by the expected loss an eigenface is worth keeping if its coefficient's energy exceeds
     that of the noise in it, so the logit gets a learned multiple of the log of that energy.
+
+    Attributes:
+        share: how much of what does not fit into what is kept is taken off. Published is 1, the
+            projection; more turns it around, against what else there is of the same noise.
     """
 
     selectors: ClassVar[Mapping[str, type[Selector]]] = SELECTORS
+    share: Tensor
 
     def __init__(self, basis: Basis, selector: str = "light") -> None:
         super().__init__()
@@ -49,6 +56,7 @@ class PinNet(nn.Module):
         self.selector = chosen
         self.evidence = nn.Parameter(torch.zeros(count))
         self.suspicion = nn.Linear(chosen.code_size, 1)
+        self.register_buffer("share", torch.ones(()))
         # Start from keeping nearly everything: an all-open mask is the plain fixed projection.
         nn.init.constant_(chosen.logits.bias, 2.0)
 
@@ -74,6 +82,21 @@ class PinNet(nn.Module):
 
     forward = choose
 
+    def take_off(self, share: float) -> None:
+        """Sets ``share``.
+
+        Raises:
+            OptionError: it is not above 0 and at most ``MOST_SHARE``.
+        """
+        if not 0 < share <= MOST_SHARE:
+            raise OptionError(f"expected a share above 0 and at most {MOST_SHARE:g}, got {share}")
+        self.share.fill_(share)
+
+    def keep(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """[N, 3, 112, 112] RGB in [0, 1], less the share of what these coefficients [N, K] lack."""
+        fitting = self.space.decode(coefficients)
+        return (self.share * fitting + (1 - self.share) * x).clamp(0, 1)
+
     def restore(
         self, x: Tensor, antibody: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -84,11 +107,11 @@ class PinNet(nn.Module):
             antibody: p to how much of each eigenface is kept.
         """
         coefficients, probability, suspicion = self.choose(x)
-        purified = self.space.decode(antibody(probability) * coefficients)
+        purified = self.keep(x, antibody(probability) * coefficients)
         return purified, coefficients, probability, suspicion
 
     def purify(self, x: Tensor) -> Tensor:
-        """The projection under the mean of the sampled mask, as it ships."""
+        """What is left under the mean of the sampled mask, as it ships."""
         return self.restore(x, mean_mask)[0]
 
 

@@ -24,7 +24,7 @@ __all__ = ["recover_facenet", "recover_pin", "recover_uddn"]
 PIN = "pin."
 FRONT, SPACE = "front", "space"
 LOOKUPS = 4  # of an immune space, there and back, luma and chroma
-SHARE = "net.share"
+SHARES = ("net.share", "net.pin.share")  # in the first an immune network had it, too
 LAST_OF_FACENET = "embedding.4.0"
 Layers = dict[str, list[Tensor]]
 
@@ -53,8 +53,7 @@ def recover_uddn(content: bytes) -> UddnNet:
             if len(graph.indices) > LOOKUPS * behind:
                 net.front = ImmuneSpace(_projection(graph))
             if behind:
-                share = graph.array(SHARE)  # what was written before there was one took all off
-                net = ImmuneNet(net, _pin(graph, PIN), 1.0 if share is None else float(share))
+                net = ImmuneNet(net, _pin(graph, PIN))
             return net.eval()
     raise ModelContractError(
         "expected a denoiser that `python -m facepurify.train export` wrote from a run of uddn, "
@@ -190,6 +189,9 @@ def _pin(graph: _Graph, prefix: str) -> PinNet:
             f"expected a PIN with a light selector, got one with {len(layers)} such layers"
         )
     _fill_all(net, layers)
+    for share in map(graph.array, SHARES):
+        if share is not None:  # what was written before there was one took all off
+            net.take_off(float(share))
     with torch.no_grad():
         net.evidence.copy_(torch.tensor(graph.floats(f"{prefix}evidence")))
         norm = net.selector.encoder[7]  # folded into the linear layer before it, bias and all

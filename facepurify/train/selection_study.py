@@ -144,11 +144,12 @@ class _Task:
     def __call__(self, net: AisNet, rows: Tensor) -> tuple[Tensor, Affinity]:
         clean, attacked = self.pack.images(rows, mirrored=False)
         odd = (torch.arange(len(rows)) % 2 == 1).view(-1, 1, 1, 1)
-        coefficients, probability, _, _ = net.sense(torch.where(odd, attacked, clean))
+        seen = torch.where(odd, attacked, clean)
+        coefficients, probability, _, _ = net.sense(seen)
         with torch.no_grad():
             target = net.space.encode(clean)
         wanted = self.pack.embedded(self.place, rows, mirrored=False)
-        shift = shift_of(net, self.guide.embed, coefficients, wanted)
+        shift = shift_of(net, self.guide.embed, seen, coefficients, wanted)
         recipe = self.recipe
         affinity = Affinity(
             target, coefficients, self.price, recipe.harm, recipe.reconstruction,

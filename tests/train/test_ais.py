@@ -158,10 +158,12 @@ def test_shift_is_one_call_for_all_clones(basis: Basis, pack: AttackPack) -> Non
 
     clean, _ = pack.images(torch.arange(3), mirrored=False)
     with torch.no_grad():
-        seen, wanted = net.space.encode(clean), embed(clean)
+        net.take_off(1.3)
+        coefficients, wanted = net.space.encode(clean), embed(clean)
         antibodies = clone(torch.full((3, 32), 0.5), 4, generator())
-        shift = shift_of(net, embed, seen, wanted)(antibodies)
-        alone = 1 - (embed(net.space.decode(antibodies[2] * seen)) * wanted).sum(dim=1)
+        shift = shift_of(net, embed, clean, coefficients, wanted)(antibodies)
+        kept = net.keep(clean, antibodies[2] * coefficients)
+        alone = 1 - (embed(kept) * wanted).sum(dim=1)
     assert sizes == [3, 12, 3]
     assert torch.allclose(shift[2], alone, atol=1e-6)
 
@@ -236,13 +238,14 @@ def test_training_lowers_the_affinity(
 
     def loss() -> float:
         with torch.no_grad():
-            seen, probability, _, _ = net.eval().sense(attacked)
+            coefficients, probability, _, _ = net.eval().sense(attacked)
             target = net.space.encode(clean)
             shift = shift_of(
-                net, guide.embed, seen, pack.embedded(0, torch.arange(len(pack)), mirrored=False)
-            )
+                net, guide.embed, attacked, coefficients,
+                pack.embedded(0, torch.arange(len(pack)), mirrored=False),
+            )  # fmt: skip
             price = net.space.eigenvalues.sort(descending=True).values[3]
-            affinity = Affinity(target, seen, price, 60.0, 1.0, 1.0, shift)
+            affinity = Affinity(target, coefficients, price, 60.0, 1.0, 1.0, shift)
             return float(affinity((probability > 0.5).float()[None]).mean())
 
     before = loss()

@@ -14,7 +14,7 @@ from facepurify import Purifier
 from facepurify.bench.defences import get_defence
 from facepurify.errors import ModelContractError, OptionError
 from facepurify.onnxfile import read_constants
-from facepurify.search import Decoder, Search, SearchOptions
+from facepurify.search import Search, SearchOptions
 from facepurify.train.__main__ import main
 from facepurify.train.ais import AisNet
 from facepurify.train.basis import Basis
@@ -35,6 +35,7 @@ def model(basis: Basis, tmp_path_factory: pytest.TempPathFactory) -> Path:
         net.norm.bias.normal_()
         net.evidence.normal_(std=0.2)
     net.remember(torch.randn(6, net.selector.code_size))
+    net.take_off(1.25)
     path = tmp_path_factory.mktemp("ais") / "tiny.onnx"
     export_purifier(net.eval(), path, AffinityCritic(net.space.count, net.selector.code_size))
     return path
@@ -45,21 +46,18 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).random((4, 3, 112, 112), np.float32)
 
 
-def test_the_decoder_is_the_graph_s(model: Path, images: np.ndarray) -> None:
+def test_what_is_kept_is_the_graph_s(model: Path, images: np.ndarray) -> None:
     purifier = Purifier(model, budget=(1, 1), affinity="agreement")
     found = purifier.purify_canonical(images)
     plain = Purifier(model, mask="threshold").purify_canonical(images)
     # The threshold mask is the medoid of itself and one more clone, or that clone is it.
     assert np.abs(found.images - plain.images).max() < 0.5
-    numbers = {
-        name.removesuffix(".half"): array.astype(np.float32)
-        for name, array in read_constants(model.read_bytes()).items()
-    }
-    session = purifier._stages[0]._session
+    session, search = purifier._stages[0]._session, purifier._stages[0]._search
     assert session is not None
+    assert search is not None
     coefficients, probability = session.run(["coefficients", "probability"], {"image": images})
-    decoded = Decoder(numbers)(coefficients * (probability > 0.5))
-    assert np.allclose(decoded, plain.images, atol=1e-5)
+    kept = search.keep(images, coefficients * (probability > 0.5))
+    assert np.allclose(kept, plain.images, atol=1e-5)
 
 
 def test_the_default_is_the_threshold_mask(model: Path, images: np.ndarray) -> None:

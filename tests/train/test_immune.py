@@ -69,20 +69,14 @@ def test_a_step_may_judge_the_denoiser_alone(
         assert torch.equal(immune.denoiser().purify(x), immune.denoise(x)[0])
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
-def test_no_such_share(share: float, basis: Basis) -> None:
-    with pytest.raises(OptionError, match="expected a share above 0 and at most 1, got"):
-        ImmuneNet(UddnNet(), PinNet(basis), share)
-
-
 def test_a_share_takes_so_much_off_of_what_does_not_fit(
     immune: ImmuneNet, images: torch.Tensor
 ) -> None:
-    third = ImmuneNet(immune.denoiser(), immune.pin, 1 / 3).eval()
     with torch.no_grad():
-        denoised, suspicion = immune.denoise(images)
+        denoised, suspicion = immune.eval().denoise(images)
         fitting = immune.pin.purify(denoised)
-        purified, same = third(images)
+        immune.pin.take_off(1 / 3)
+        purified, same = immune(images)
     assert torch.allclose(purified, (2 * denoised + fitting) / 3, atol=1e-6)
     assert not torch.allclose(denoised, fitting, atol=1e-2)
     assert torch.equal(suspicion, same)
@@ -287,6 +281,7 @@ def test_commands_to_a_purifier(
          "-o", "partly.onnx"],
         ["immune", *guides, *small, *onnx_files, "--settled", "--run", "from_files"],
         ["export", *data, "--run", "from_files"],
+        ["export", *data, "--run", "from_files", "--share", "0.25", "-o", "quarter.onnx"],
         ["immune", *guides, *small, "--pin", "pin.onnx", "--run", "new", "--direct", "1"],
         ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "alone.onnx"],
         ["export", *data, "--run", "new", "--denoiser", "--half", "-o", "pin"],
@@ -326,9 +321,10 @@ def test_commands_to_a_purifier(
     )
     assert np.allclose(partly - once, 0.25 * (all_off - once), atol=1e-3)
     assert not np.allclose(partly, all_off, atol=1e-2)
-    assert float(recover_uddn(Path("partly.onnx").read_bytes()).share) == 0.25
+    assert float(recover_uddn(Path("partly.onnx").read_bytes()).pin.share) == 0.25
+    assert float(load_pin("partly.onnx").share) == float(load_pin("quarter.onnx").share) == 0.25
     assert main(["export", *data, "--run", "runs/uddn", "--share", "0.5"]) == 1
-    assert "expected --pin with --share, got 0.5 without" in capsys.readouterr().err
+    assert "expected a projection for --share, got UDDN alone" in capsys.readouterr().err
     assert main(["export", *data, "--run", "runs/pin", "--overshoot", "1.5"]) == 1
     assert "expected a denoiser for --overshoot, got PIN" in capsys.readouterr().err
     assert main(["export", *data, "--run", "runs/pin", "--pin", "pin.onnx"]) == 1

@@ -45,6 +45,24 @@ def test_a_projection_is_idempotent(basis: Basis, faces: FaceSet) -> None:
     assert torch.allclose(space.encode(once), coefficients, atol=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, -0.5, 2.5, float("nan")])
+def test_no_such_share(share: float, basis: Basis) -> None:
+    with pytest.raises(OptionError, match="expected a share above 0 and at most 2, got"):
+        PinNet(basis).take_off(share)
+
+
+def test_a_share_above_one_turns_around_what_does_not_fit(basis: Basis, faces: FaceSet) -> None:
+    x = torch.from_numpy(as_batch(faces.images[:2]))
+    net = PinNet(basis).eval()
+    with torch.no_grad():
+        projected = net.purify(x)
+        net.take_off(1.3)
+        turned = net.purify(x)
+    wanted = x + 1.3 * (projected - x)
+    assert torch.allclose(turned, wanted.clamp(0, 1), atol=1e-6)
+    assert not torch.allclose(turned, projected, atol=1e-2)
+
+
 def test_expected_loss_is_the_mean_over_all_masks() -> None:
     generator = torch.Generator().manual_seed(0)
     p, clean, noisy = torch.rand(3, 2, 6, generator=generator).double()

@@ -25,6 +25,7 @@ from facepurify.train.export import calibrate, export_projection, export_purifie
 from facepurify.train.fit_critic import CRITIC
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
+from facepurify.train.pin import PinNet
 from facepurify.train.publish import publish_purifier
 from facepurify.train.quantise import WEIGHTS, quantise
 from facepurify.train.runs import load_pin, method_of, open_run
@@ -44,8 +45,8 @@ def add_commands(commands: Commands) -> None:
         help="put its projection behind a run of uddn: an immune network",
     )  # fmt: skip
     sub.add_argument(
-        "--share", type=float, default=1.0,
-        help="how much that projection takes off of what does not fit",
+        "--share", type=float,
+        help="how much a projection takes off of what it does not keep (default: its own)",
     )  # fmt: skip
     sub.add_argument(
         "--overshoot", type=float, default=1.0, metavar="FACTOR",
@@ -102,9 +103,12 @@ def _export(options: argparse.Namespace) -> None:
     if options.pin:
         if type(net) is not UddnNet:
             raise OptionError(f"expected a run of uddn for --pin, got {method_of(net)}")
-        net = ImmuneNet(net, load_pin(options.pin), options.share).eval()
-    elif options.share != 1:
-        raise OptionError(f"expected --pin with --share, got {options.share} without")
+        net = ImmuneNet(net, load_pin(options.pin)).eval()
+    if options.share is not None:
+        projection = net.pin if isinstance(net, ImmuneNet) else net
+        if not isinstance(projection, PinNet):
+            raise OptionError(f"expected a projection for --share, got {method_of(net)} alone")
+        projection.take_off(options.share)
     method = method_of(net)
     critic, trained = None, Path(options.run) / CRITIC
     if isinstance(net, AisNet) and (trained / CHECKPOINT).exists():
