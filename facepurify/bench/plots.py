@@ -19,7 +19,7 @@ from facepurify.bench.metrics import Rate
 from facepurify.bench.results import OBLIVIOUS, ROC_RATES, AttackRow, Results
 from facepurify.bench.summary import Headline, Worst, headlines
 
-__all__ = ["Plot", "draw_hits", "draw_plots", "draw_trade"]
+__all__ = ["Plot", "draw_hits", "draw_plots", "draw_trade", "name_above"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow.
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -125,9 +125,7 @@ def draw_hits(accuracy: Mapping[str, float], rates: Mapping[str, Mapping[str, Ra
                 elinewidth=0.7,
                 label=label,
             )
-        for name in names:
-            place = (100 * accuracy[name], 107)
-            axes.annotate(name, place, rotation=90, ha="center", va="bottom", annotation_clip=False)
+        name_above(axes, {name: 100 * accuracy[name] for name in names})
         axes.set(xlabel="accuracy, ten-fold (%)", ylabel="hit rate (%)")
         axes.set_ylim(-4, 104)
 
@@ -137,6 +135,25 @@ def draw_hits(accuracy: Mapping[str, float], rates: Mapping[str, Mapping[str, Ra
         "better.",
         draw,
     )
+
+
+def name_above(axes: Axes, places: Mapping[str, float]) -> None:
+    """Say above axes what lies where; those that lie together are named together.
+
+    Args:
+        axes: Whose upper edge gets the names.
+        places: By name, in units of the horizontal axis; one at least.
+    """
+    near = 0.025 * (max(places.values()) - min(places.values()))
+    groups: list[list[str]] = []
+    for name in sorted(places, key=places.__getitem__):
+        if groups and places[name] - places[groups[-1][0]] <= near:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    middles = [fmean(places[name] for name in group) for group in groups]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(middles, [",\n".join(group) for group in groups], rotation=90, fontsize=7)
 
 
 def _trade(

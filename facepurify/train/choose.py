@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +29,6 @@ from facepurify.train.basis import Basis
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.loop import weights_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = [
     "EPS",
@@ -318,6 +314,8 @@ class _Fixed(Defence):
 def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Path) -> None:
     from matplotlib.figure import Figure
 
+    from facepurify.bench.plots import name_above
+
     names = list(next(iter(results.values())))
     figure = Figure(figsize=(6 * len(names), 6), layout="constrained")
     for axis, recognizer in zip(
@@ -347,27 +345,13 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Pat
             for name, row in results.items()
             if name != "none"
         }
-        _name_above(axis, rejected)
+        name_above(axis, rejected)
         axis.set_xlabel("genuine rejected, %")
         axis.set_ylabel("attack success, %")
         axis.set_ylim(-2, 102)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     figure.savefig(path, format="png", dpi=120)
-
-
-def _name_above(axis: Axes, places: dict[str, float]) -> None:
-    """Says above an axis which purifier lies where; those that lie together are named together."""
-    near = 0.025 * (max(places.values()) - min(places.values()))
-    groups: list[list[str]] = []
-    for name in sorted(places, key=places.__getitem__):
-        if groups and places[name] - places[groups[-1][0]] <= near:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-    middles = [np.mean([places[name] for name in group]) for group in groups]
-    top = axis.secondary_xaxis("top")
-    top.set_xticks(middles, [", ".join(group) for group in groups], rotation=90, fontsize=7)
 
 
 def _drawn(rows: dict[str, dict[str, float]]) -> list[tuple[list[str], Goal]]:
