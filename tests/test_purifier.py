@@ -378,11 +378,11 @@ def test_a_probability_of_nothing(
         Purifier(path).purify(noise(112, 112, 3))
 
 
-def test_a_decoder_that_gives_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_gives_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
     purifier = Purifier("ais", budget=(1, 1), threads=1)
     search = purifier._stages[0]._search
     assert search is not None
-    monkeypatch.setattr(search, "decode", lambda c: np.full((len(c), 3, 112, 112), np.nan))
+    monkeypatch.setattr(search, "keep", lambda x, _: np.full_like(x, np.nan))
     with pytest.raises(ModelOutputError, match="expected `purified` finite"):
         purifier.purify(noise(112, 112, 3))
 

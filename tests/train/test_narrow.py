@@ -79,7 +79,8 @@ def test_between_two_projections(
     narrow: UddnNet, images: torch.Tensor, basis: Basis, tmp_path: Path
 ) -> None:
     """The eigenfaces before the denoiser and those behind it are told apart."""
-    net = ImmuneNet(narrow, PinNet(basis.first(8, 4)), 0.5)
+    net = ImmuneNet(narrow, PinNet(basis.first(8, 4)))
+    net.pin.take_off(0.5)
     path = tmp_path / "between.onnx"
     assert export_purifier(net, path) < 1 / 255
     again = recover_uddn(path.read_bytes())
