@@ -21,7 +21,7 @@ from facepurify.train.distributed import Workers
 from facepurify.train.fresh import attack_now
 from facepurify.train.loop import Loop, mean_or_nan
 from facepurify.train.optimiser import Optimiser
-from facepurify.train.pin import PinNet, sparsity_weight
+from facepurify.train.pin import PinNet, check_share, sparsity_weight
 from facepurify.train.selection import GRADIENTS, Affinity, Shift, select
 from facepurify.train.shares import check_parts, check_shares
 
@@ -87,6 +87,7 @@ class AisRecipe:
                 raise OptionError(f"expected {name} {', '.join(known)}, got {value!r}")
         check_parts(clean=self.clean, noisy=self.noisy, rehearsed=self.rehearsed)
         check_shares(warmup=self.warmup, recompressed=self.recompressed)
+        check_share(self.share)
         least = 2 if self.gradient == "exact+loo" else 1
         if self.clones < least or self.depth < 0 or self.batch < 2:
             raise OptionError(

@@ -14,10 +14,10 @@ from facepurify.train.immune_space import ImmuneSpace
 from facepurify.train.selector import AnalyzerSelector, LightSelector, PublishedSelector
 
 __all__ = [
-    "MOST_SHARE",
     "SELECTORS",
     "PinNet",
     "Selector",
+    "check_share",
     "expected_loss",
     "mean_mask",
     "policy_gradient_loss",
@@ -86,10 +86,9 @@ class PinNet(nn.Module):
         """Sets ``share``.
 
         Raises:
-            OptionError: it is not above 0 and at most ``MOST_SHARE``.
+            OptionError: there is no such share, as ``check_share`` says.
         """
-        if not 0 < share <= MOST_SHARE:
-            raise OptionError(f"expected a share above 0 and at most {MOST_SHARE:g}, got {share}")
+        check_share(share)
         self.share.fill_(share)
 
     def keep(self, x: Tensor, coefficients: Tensor) -> Tensor:
@@ -113,6 +112,16 @@ class PinNet(nn.Module):
     def purify(self, x: Tensor) -> Tensor:
         """What is left under the mean of the sampled mask, as it ships."""
         return self.restore(x, mean_mask)[0]
+
+
+def check_share(share: float) -> None:
+    """Refuses a share that a projection cannot take off.
+
+    Raises:
+        OptionError: it is not above 0 and at most 2.
+    """
+    if not 0 < share <= MOST_SHARE:
+        raise OptionError(f"expected a share above 0 and at most {MOST_SHARE:g}, got {share}")
 
 
 def mean_mask(probability: Tensor) -> Tensor:

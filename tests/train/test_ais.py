@@ -263,6 +263,7 @@ def test_training_lowers_the_affinity(
         ({"attacker": "none"}, "expected attacker mixed"),
         ({"clean": 0.6, "rehearsed": 0.6}, "clean, noisy, rehearsed of 1 together"),
         ({"recompressed": 1.5}, "expected recompressed from 0 to 1"),
+        ({"share": 2.5}, "expected a share above 0 and at most 2, got 2.5"),
         ({"gradient": "exact+loo"}, "expected clones >= 2"),
     ],
 )
