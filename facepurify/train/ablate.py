@@ -72,7 +72,8 @@ ARMS = (
     Arm("one guide", guides=1),
     Arm("two guides", guides=2),
     Arm("four guides", guides=4),
-    Arm("one guide, attacks on all", guides=1, attacks_on_all=True),
+    Arm("one guide, attacks on all", {"matched": False}, guides=1, attacks_on_all=True),
+    Arm("each other's attacks", {"matched": False}),
     Arm("a quarter of the faces", every=4),
     Arm("a sixteenth of the faces", every=16),
     Arm("fresh attacks", {"fresh": FRESH}),
@@ -155,7 +156,7 @@ def ablate(
             name.
         DataError: the folder holds a study of other settings.
     """
-    _check(arms, guides, trial, net, space, draw_noise)
+    _check(arms, base, guides, trial, net, space, draw_noise)
     folder = make_folder(folder)
     settings = {
         "guides": [guide.name for guide in guides],
@@ -214,6 +215,7 @@ def ablate(
 
 def _check(
     arms: Sequence[Arm],
+    base: UddnRecipe,
     guides: Sequence[Recognizer],
     trial: Trial,
     net: str,
@@ -229,6 +231,9 @@ def _check(
     for arm in arms:
         lacks = {
             f"more than {arm.guides} guides": arm.guides >= len(guides),
+            "a base that is --matched": not base.matched
+            and arm.changes == {"matched": False}
+            and not arm.guides,
             "a PIN (--pin)": bool(arm.stage or NETS[net]) and space is None,
             "a base without PIN behind it": bool(NETS[net]) and arm.stage == NETS[net],
             "a GNR run (--gnr)": bool(arm.changes.get("generated")) and draw_noise is None,

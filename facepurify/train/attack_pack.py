@@ -58,6 +58,7 @@ class AttackPack:
             are and mirrored; the guides' lengths d may differ.
         strength: float32 [N], L-infinity eps in units of 1/255.
         guides: the G recognizers' names.
+        victim: uint8 [N], which of them each face was attacked on.
     """
 
     clean: Bytes
@@ -65,6 +66,7 @@ class AttackPack:
     embeddings: tuple[Floats, ...]
     strength: Floats
     guides: tuple[str, ...]
+    victim: Bytes
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -73,7 +75,9 @@ class AttackPack:
     def digest(self) -> str:
         """Of the images and of what the guides see in them, in hexadecimal."""
         names = "\0".join(self.guides)
-        return digest(names, self.clean, self.attacked, *self.embeddings, self.strength)
+        return digest(
+            names, self.clean, self.attacked, *self.embeddings, self.strength, self.victim
+        )
 
     def sources(self, guides: Sequence[Recognizer]) -> dict[str, str]:
         """What a run on it is made of, with these of its guides, for :class:`Loop`."""
@@ -84,7 +88,7 @@ class AttackPack:
         return replace(
             self, clean=self.clean[::step], attacked=self.attacked[::step],
             embeddings=tuple(each[:, ::step] for each in self.embeddings),
-            strength=self.strength[::step],
+            strength=self.strength[::step], victim=self.victim[::step],
         )  # fmt: skip
 
     def images(self, rows: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
@@ -95,9 +99,16 @@ class AttackPack:
         )
         return (clean.flip(3), attacked.flip(3)) if mirrored else (clean, attacked)
 
-    def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """A training step's faces, mirrored all or none, of mixed histories."""
-        rows = torch.randint(len(self), (count,), generator=generator)
+    def draw(self, count: int, generator: torch.Generator, victim: int | None = None) -> Batch:
+        """A training step's faces, mirrored all or none, of mixed histories.
+
+        Args:
+            count: how many.
+            generator: of all that is random.
+            victim: only those that were attacked on this one of the guides.
+        """
+        among = torch.arange(len(self)) if victim is None else self._attacked_on(victim)
+        rows = among[torch.randint(len(among), (count,), generator=generator)]
         mirrored = bool(torch.randint(2, (), generator=generator))
         return Batch(
             rows, mirrored, *with_history(*self.images(rows, mirrored=mirrored), generator)
@@ -106,6 +117,22 @@ class AttackPack:
     def embedded(self, guide: int, rows: Tensor, *, mirrored: bool) -> Tensor:
         """What one guide sees in the clean faces that ``images`` gives: [n, d], unit."""
         return torch.from_numpy(self.embeddings[guide][int(mirrored), rows.numpy()])
+
+    def check_victims(self, guides: Sequence[int]) -> None:
+        """Sees to it that there are attacks on each of these guides.
+
+        Raises:
+            OptionError: there are none on one of them.
+        """
+        for guide in guides:
+            if not len(self._attacked_on(guide)):
+                raise OptionError(
+                    f"expected attacks on {self.guides[guide]} in the pack, got none: "
+                    "make one of more faces"
+                )
+
+    def _attacked_on(self, guide: int) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(self.victim == guide))
 
     def index(self, guide: Recognizer) -> int:
         """Which of the pack's guides that is: by its name, and by what it sees in two faces.
@@ -134,6 +161,7 @@ class AttackPack:
             "attacked": self.attacked,
             "strength": self.strength,
             "guides": np.array(self.guides),
+            "victim": self.victim,
             **{f"embeddings{i}": each for i, each in enumerate(self.embeddings)},
         }
         with atomic_path(path) as temporary:
@@ -146,11 +174,11 @@ class AttackPack:
         Raises:
             DataError: the file is missing or no such pack.
         """
-        names = ("clean", "attacked", "strength", "guides")
-        clean, attacked, strength, guides = read_arrays(path, names, "attacks")
+        names = ("clean", "attacked", "strength", "guides", "victim")
+        clean, attacked, strength, guides, victim = read_arrays(path, names, "attacks")
         each = tuple(f"embeddings{i}" for i in range(len(guides)))
         embeddings = tuple(read_arrays(path, each, "attacks"))
-        return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()))
+        return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()), victim)
 
 
 class Batch(NamedTuple):
@@ -221,6 +249,7 @@ def make_pack(
     clean = np.ascontiguousarray(faces.images[chosen].transpose(0, 3, 1, 2))[rng.permutation(count)]
     embeddings = tuple(_embed_both_ways(guide, clean) for guide in guides)
     attacked = np.empty_like(clean)
+    victim = (np.arange(count) // batch % len(guides)).astype(np.uint8)
     strength = rng.choice(strengths, count).astype(np.float32)
     settings = {
         "faces": faces.digest, "guides": [guide.sha256 for guide in guides], "count": count,
@@ -235,7 +264,7 @@ def make_pack(
             continue
         rng = np.random.default_rng([seed, number])
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
-        which = number % len(guides)
+        which = int(victim[start])
         own = torch.from_numpy(embeddings[which][0])
         goal = GOALS[number // len(guides) % 2]
         if goal == "impersonation":
@@ -252,7 +281,7 @@ def make_pack(
         attacked[rows] = (result * 255).round().byte().numpy()
         if kept is not None:
             kept.put(key, {"attacked": attacked[rows]})
-    return AttackPack(clean, attacked, embeddings, strength, tuple(g.name for g in guides))
+    return AttackPack(clean, attacked, embeddings, strength, tuple(g.name for g in guides), victim)
 
 
 def write_pack(

@@ -61,6 +61,8 @@ class UddnRecipe:
         square: share that gets the stripes and squares of a black-box search.
         generated: share that gets noise of GNR; the rest is attacked.
         recompressed: share of all images, attacked or not, that go through JPEG last.
+        matched: a guide judges only attacks that were made on itself. What was made on another it
+            hardly sees, so such steps teach that there is nothing to take off.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
         rehearse: steps of fresh impersonations through the purifier itself, or that part of it
@@ -90,6 +92,7 @@ class UddnRecipe:
     square: float = 0.0
     generated: float = 0.0
     recompressed: float = 0.3
+    matched: bool = False
     fresh: float = 0.0
     redraw: float = 0.0
     rehearse: int = 0
@@ -174,8 +177,9 @@ def fit_uddn(
         resume: go on with the run in ``folder``.
 
     Raises:
-        OptionError: a guide is none of the pack's, generated noise is asked for without GNR
-            or the reverse, or what only an :class:`ImmuneNet` has of a plain denoiser.
+        OptionError: a guide is none of the pack's, or none of the attacks that it is to judge was
+            made on it; generated noise is asked for without GNR or the reverse, or what only an
+            :class:`ImmuneNet` has of a plain denoiser.
     """
     if not isinstance(net, ImmuneNet) and (recipe.direct or recipe.reconstruction or recipe.frozen):
         raise OptionError(
@@ -183,6 +187,8 @@ def fit_uddn(
             f"projection, got {recipe.direct}, {recipe.reconstruction} and {recipe.frozen}"
         )
     places = [pack.index(recognizer) for recognizer in recognizers]
+    if recipe.matched:
+        pack.check_victims(places)
     if (draw_noise is None) != (recipe.generated == 0):
         raise OptionError("expected a GNR run if, and only if, a share of the noise is generated")
     guides = [Guide(recognizer) for recognizer in recognizers]
@@ -198,7 +204,9 @@ def fit_uddn(
     for step, generator in loop:
         which = step % len(guides)
         guide = guides[which]
-        rows, mirrored, clean, attacked = pack.draw(recipe.batch, generator)
+        rows, mirrored, clean, attacked = pack.draw(
+            recipe.batch, generator, places[which] if recipe.matched else None
+        )
         target = pack.embedded(places[which], rows, mirrored=mirrored)
         embed: Embed = guide.embed
         direct = _chance(recipe.direct, generator)

@@ -48,7 +48,7 @@ def trial(faces: FaceSet, judge_file: Path) -> Trial:
 
 
 def test_every_arm_is_a_recipe_and_changes_something() -> None:
-    base = UddnRecipe()
+    base = UddnRecipe(matched=True)
     assert dataclasses.replace(ARMS[0], name="") == Arm("")
     for arm in ARMS[1:]:
         assert arm.recipe(base) != base or dataclasses.replace(arm, name="", changes={}) != Arm("")
@@ -163,6 +163,7 @@ def test_arms_that_cannot_be(
         (Arm("one guide", guides=1), "more than 1 guides"),
         (Arm("after", stage="output"), "a PIN"),
         (Arm("drawn", {"generated": 0.5}), "a GNR run"),
+        (Arm("as ever", {"matched": False}), "a base that is --matched"),
     ):
         with pytest.raises(OptionError, match=what):
             ablate([arm], TINY, faces, [guide], trial, tmp_path, count=4)

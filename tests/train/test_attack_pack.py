@@ -114,6 +114,35 @@ def test_every_so_manieth_face_keeps_what_belongs_to_it(faces: FaceSet, guide: R
             pack.embedded(0, rows, mirrored=mirrored),
         )
     assert some.strength.tolist() == pack.strength[::2].tolist()
+    assert some.victim.tolist() == pack.victim[::2].tolist()
+
+
+def test_a_pack_knows_whom_each_attack_was_made_on(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    attacked: list[int] = []
+
+    def attack(embed, images, anchor, goal, eps, *, generator):
+        attacked.extend([anchor.shape[1]] * len(images))
+        return images
+
+    monkeypatch.setattr(attack_pack, "_with_steps", lambda family, steps: attack)
+    make_pack(faces, [guide, shipped], 10, batch=2).save(tmp_path / "pack.npz")
+    pack = AttackPack.load(tmp_path / "pack.npz")
+    assert [(guide.dim, shipped.dim)[each] for each in pack.victim] == attacked
+    generator = torch.Generator().manual_seed(0)
+    assert set(pack.draw(200, generator).rows.tolist()) == set(range(10))
+    assert set(pack.draw(200, generator, victim=1).rows.tolist()) == {2, 3, 6, 7}
+
+
+def test_a_guide_that_nothing_was_made_on(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer
+) -> None:
+    few = make_pack(faces, [guide, shipped], 4)  # one batch, of the first one
+    few.check_victims([0])
+    with pytest.raises(OptionError, match=f"expected attacks on {shipped.name} in the pack, got"):
+        few.check_victims([0, 1])
 
 
 @pytest.mark.parametrize(

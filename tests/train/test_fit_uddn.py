@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -100,8 +101,8 @@ def test_what_is_left_of_an_attack_has_its_price(
 ) -> None:
     draw, drawn, logged = AttackPack.draw, [], []
 
-    def noted(pack: AttackPack, count: int, generator: torch.Generator) -> Batch:
-        drawn.append(draw(pack, count, generator))
+    def noted(pack: AttackPack, *arguments: Any) -> Batch:
+        drawn.append(draw(pack, *arguments))
         return drawn[-1]
 
     monkeypatch.setattr(AttackPack, "draw", noted)
@@ -117,6 +118,38 @@ def test_what_is_left_of_an_attack_has_its_price(
     # A new network takes off nothing, so that all of the attack is left.
     left = (guide.embed(drawn[1].attacked) - guide.embed(drawn[1].clean)).norm(dim=1).mean()
     assert logged[1] - logged[0] == pytest.approx(2 * float(left), rel=1e-3)
+
+
+@pytest.mark.parametrize(("matched", "victims"), [(False, [None] * 3), (True, [1, 0, 1])])
+def test_a_guide_judges_attacks_on_itself_if_it_is_to(
+    matched: bool,
+    victims: list[int | None],
+    faces: FaceSet,
+    guide: Recognizer,
+    shipped: Recognizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw, asked = AttackPack.draw, []
+
+    def noted(pack: AttackPack, count: int, generator: torch.Generator, victim: Any) -> Batch:
+        asked.append(victim)
+        return draw(pack, count, generator, victim)
+
+    monkeypatch.setattr(AttackPack, "draw", noted)
+    pack = make_pack(faces, [guide, shipped], 4, batch=2)
+    recipe = UddnRecipe(steps=3, batch=2, matched=matched)
+    fit_uddn(UddnNet(), pack, [shipped, guide], recipe, tmp_path / "run")
+    assert asked == victims
+
+
+def test_a_guide_that_has_no_attacks_to_judge(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer, tmp_path: Path
+) -> None:
+    pack, recipe = make_pack(faces, [guide, shipped], 4), UddnRecipe(steps=1, matched=True)
+    with pytest.raises(OptionError, match=f"expected attacks on {shipped.name} in the pack"):
+        fit_uddn(UddnNet(), pack, [guide, shipped], recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("rehearse", [0, 2])
