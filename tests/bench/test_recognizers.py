@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.shipped import find_recognizer
@@ -73,7 +74,6 @@ def test_a_graph_that_normalises_itself_gets_plain_pixels(
     [
         ({"outputs": 2}, "one output"),
         ({"size": "S"}, r"\[N, 3, 112, 112\]"),
-        ({"batch": 1}, r"\[N, 3, 112, 112\]"),
         ({"output_rank": 4}, r"embeddings \[N, d\]"),
     ],
 )
@@ -81,6 +81,24 @@ def test_refuses_other_models(tmp_path: Path, changes: dict[str, int], message: 
     path = saved(tmp_path, recognizer_model(**changes))
     with pytest.raises(ModelContractError, match=message):
         Recognizer.from_onnx(path)
+
+
+def test_a_stated_batch_is_no_limit(tmp_path: Path, images: np.ndarray) -> None:
+    free = Recognizer.from_onnx(saved(tmp_path, recognizer_model()))
+    stated = Recognizer.from_onnx(saved(tmp_path, recognizer_model(batch=1)))
+    np.testing.assert_array_equal(stated.embed_numpy(images), free.embed_numpy(images))
+
+
+def test_refuses_what_can_only_do_one_image(tmp_path: Path) -> None:
+    model = recognizer_model(batch=1)
+    last = model.graph.node[-1]
+    last.input[0] = "row"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 16 * 49]), "shape"))
+    model.graph.node.insert(
+        len(model.graph.node) - 1, helper.make_node("Reshape", ["flat", "shape"], ["row"])
+    )
+    with pytest.raises(ModelContractError, match="any number of images"):
+        Recognizer.from_onnx(saved(tmp_path, model))
 
 
 def test_refuses_what_is_no_model(tmp_path: Path) -> None:
