@@ -83,9 +83,10 @@ def test_dlibs_network_becomes_a_recognizer(
 
     convolution("conv32_down", 7, 3, 32)
     into = 32
-    for width, parts in {32: "123", 64: "d123", 128: "d12", 256: "d12o"}.items():
-        for part in parts:
-            name = f"conv{width}_{part.replace('d', 'down').replace('o', 'down_out')}"
+    parts_of = {32: "1 2 3", 64: "down 1 2 3", 128: "down 1 2", 256: "down 1 2 down_out"}
+    for width, parts in parts_of.items():
+        for part in parts.split():
+            name = f"conv{width}_{part}"
             convolution(f"{name}/conv1", 3, into, width)
             convolution(f"{name}/conv2", 3, width, width)
             into = width
