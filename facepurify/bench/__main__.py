@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facepurify.bench import closeness, combine, hits, table, trade
+from facepurify.bench import closeness, combine, hiding, hits, table, trade
 from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.options import (
     FULL,
@@ -32,6 +32,7 @@ __all__ = ["main"]
 COMMANDS = {
     "closeness": closeness.main,
     "combine": combine.main,
+    "hiding": hiding.main,
     "hits": hits.main,
     "table": table.main,
     "trade": trade.main,
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
             "Attack face recognizers behind purifiers: oblivious, black-box and adaptive. "
             "Without --data a smoke run on bundled photos. 'hits' measures recognizers as MTER's "
             "authors do, 'combine' a purifier with a hardened recognizer, 'table' writes README's "
-            "tables, 'trade' draws cost against worth, 'closeness' measures UDDN's Table 1; each "
-            "has its own --help."
+            "tables, 'trade' draws cost against worth, 'closeness' measures UDDN's Table 1, "
+            "'hiding' attackers who hide from the score; each has its own --help."
         ),
     )
     add_data_options(parser, "facepurify-bench")

@@ -2,7 +2,7 @@
 
 He attacks through the defence: by its exact gradient, or BPDA where it has none (Athalye et al.,
 arXiv 1802.00420), averaging over the draws of a random one (EOT), with several attacks and
-restarts. Per image, the strongest counts.
+restarts. Per image, the strongest counts. He may hide from the defence's score on the way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facepurify.bench.attacks import APGD, FGSM, PGD, Attack, Embed, Goal, Norm, succeeds
 from facepurify.bench.attacks.base import Best, Problem
@@ -28,6 +28,7 @@ BATCH = 64
 UNBOUNDED = 255.0
 STEPS = (1, 10, 40)
 SLACK = 0.01
+MARGIN = 0.5
 
 
 def defended(
@@ -110,11 +111,14 @@ class AdaptiveAttack:
         attacks: what is run, each by its own random start.
         restarts: how often.
         draws: of a random defence, averaged in every gradient, and in judging which is best.
+        hiding: what a unit of the alarm (the logit of the defence's score above its threshold's)
+            is worth to him, in cosines; 0 for one who does not care whether he is found.
     """
 
     attacks: tuple[Attack, ...] = (FGSM(), PGD(steps=40), APGD(steps=40))
     restarts: int = 1
     draws: int = 20
+    hiding: float = 0.0
     name: str = field(default="adaptive", init=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +127,8 @@ class AdaptiveAttack:
                 "expected attacks, restarts >= 1 and draws >= 1, "
                 f"got {len(self.attacks)}, {self.restarts} and {self.draws}"
             )
+        if not 0 <= self.hiding < math.inf:
+            raise AttackError(f"expected hiding >= 0, got {self.hiding}")
 
     def key(self) -> str:
         """All parameters in a stable string, to cache results under."""
@@ -146,6 +152,7 @@ class AdaptiveAttack:
 
         Raises:
             AttackError: as for an attack.
+            OptionError: he is to hide from a defence without a score.
         """
         size = max(1, BATCH // self.draws) if scene.defence.random else BATCH
         state = generator.get_state()
@@ -159,13 +166,33 @@ class AdaptiveAttack:
     def _strongest(self, scene: Scene, eps: float, generator: torch.Generator) -> Tensor:
         judging = _seeds(generator, self.draws)
         embed = defended(scene.recognizer, scene.defence, draws=self.draws, generator=generator)
+        anchor = scene.anchor
+        if self.hiding:
+            embed, anchor = self._hidden(embed, scene)
         best = Best(scene.x, torch.full_like(scene.x[:, 0, 0, 0], -torch.inf))
         for _ in range(self.restarts):
             for attack in self.attacks:
-                images = attack(embed, scene.x, scene.anchor, scene.goal, eps, generator=generator)
+                images = attack(embed, scene.x, anchor, scene.goal, eps, generator=generator)
                 cosine = scene.cosine(images, judging)
-                best.update(images, -cosine if scene.goal == "dodging" else cosine)
+                value = -cosine if scene.goal == "dodging" else cosine
+                if self.hiding:
+                    with torch.no_grad():
+                        value = value - self._price(scene, images)
+                best.update(images, value)
         return best.levels
+
+    def _price(self, scene: Scene, x: Tensor) -> Tensor:
+        """What being found costs him, [N]. He stays a margin below the threshold."""
+        return self.hiding * (scene.defence.alarm(x) + MARGIN).clamp_min(0)
+
+    def _hidden(self, embed: Embed, scene: Scene) -> tuple[Embed, Tensor]:
+        """The pipeline and its anchors with one more entry: the product takes the price off."""
+        sign = 1 if scene.goal == "dodging" else -1
+
+        def priced(x: Tensor) -> Tensor:
+            return torch.cat([embed(x), sign * self._price(scene, x)[:, None]], dim=1)
+
+        return priced, nn.functional.pad(scene.anchor, (0, 1), value=1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import abc
 import re
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ BASELINES = (
 )
 MASKS = ("expected", "fixed", "sampled", "threshold")
 PARITY = 1e-3
+TINY = 1e-6
 Floats = npt.NDArray[np.float32]
 Kind = TypeVar("Kind")
 
@@ -52,11 +54,13 @@ class Defence(abc.ABC):
         random: whether a draw is involved; ``seed`` chooses it. An attacker then averages over
             draws (EOT).
         gradient: "exact", or "BPDA" with what stands in.
+        score_threshold: suspicion from which an image is suspicious; None where there is none.
     """
 
     name: str
     random: bool = False
     gradient: str = "exact"
+    score_threshold: float | None = None
 
     @abc.abstractmethod
     def key(self) -> str:
@@ -73,6 +77,16 @@ class Defence(abc.ABC):
     def purify_and_score(self, images: Floats, seed: int = 0) -> tuple[Floats, Floats | None]:
         """Purified images, and suspicion [N] in [0, 1], higher for an attack; None without one."""
         return self.purify(images, seed), None
+
+    def alarm(self, x: Tensor) -> Tensor:
+        """How far the suspicion's logit lies above that of its threshold, [N]; with a gradient.
+
+        Raises:
+            OptionError: there is no score with a threshold, or torch cannot compute it.
+        """
+        raise OptionError(
+            f"expected a purifier with a calibrated score that torch computes, got {self.name}"
+        )
 
 
 class _Baseline(Defence, Generic[Kind]):
@@ -152,10 +166,14 @@ class PurifierDefence(Defence):
         self.name = info.name if way is None else f"{info.name}:{way}"
         self.random = active == "sampled" or budget is not None
         self._key = f"purifier {info.sha256} {active}"
-        self._net: nn.Module | None = None
+        self.score_threshold = info.score_threshold
+        self._net: nn.Sequential | None = None
         try:
             self._net = nn.Sequential(
-                *(_TorchPurifier(read_model(each).content) for each in split_chain(model))
+                *(
+                    _TorchPurifier(read_model(each).content, stage.score_threshold)
+                    for each, stage in zip(split_chain(model), info.stages or (info,), strict=True)
+                )
             )
         except NotImplementedError as error:
             self.gradient = f"BPDA (identity: {error})"
@@ -185,6 +203,16 @@ class PurifierDefence(Defence):
         purified = self._purifier.purify_canonical(images, seed=seed)
         return purified.images, purified.score
 
+    @override
+    def alarm(self, x: Tensor) -> Tensor:
+        if self._net is None or self.score_threshold is None:
+            return super().alarm(x)
+        alarms = []
+        for stage in cast("Iterable[_TorchPurifier]", self._net.to(x.device)):
+            x, alarm = stage.seen(x)
+            alarms += [] if alarm is None else [alarm]
+        return torch.stack(alarms).amax(0)  # a chain is suspicious where one of its models is
+
     def _check_parity(self, net: nn.Module, purifier: Purifier) -> None:
         images = np.random.default_rng(0).random((2, 3, 112, 112), dtype=np.float32)
         with torch.no_grad():
@@ -198,9 +226,9 @@ class PurifierDefence(Defence):
 
 
 class _TorchPurifier(nn.Module):
-    """An ONNX purifier's face, computed by torch with the expected mask."""
+    """An ONNX purifier's face and its suspicion, computed by torch with the expected mask."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, threshold: float | None) -> None:
         super().__init__()
         model = onnx.load_model_from_string(content)
         required = [value for value in model.graph.input if value.name == "image"]
@@ -209,14 +237,31 @@ class _TorchPurifier(nn.Module):
         for tensor in model.graph.initializer:
             if tensor.name == "mask_mode":
                 tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "mask_mode"))
-        self._index = [output.name for output in model.graph.output].index("purified")
+        self._names = [output.name for output in model.graph.output]
+        self._threshold = threshold
+        self._logits = False
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid" and "score" in node.output:
+                # Where the sigmoid is sure, it has no gradient left to hide by; its logit has.
+                node.op_type = "Identity"
+                self._logits = True
         self._net = to_torch(model)
+
+    def seen(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The purified face, and the alarm [N] where the score has a threshold."""
+        outputs = self._net(x)
+        if not isinstance(outputs, tuple | list):
+            return outputs, None
+        named = dict(zip(self._names, outputs, strict=True))
+        if self._threshold is None:
+            return named["purified"], None
+        score = named["score"]
+        logit = score if self._logits else torch.logit(score, eps=TINY)
+        return named["purified"], logit - torch.logit(torch.tensor(self._threshold), eps=TINY)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self._net(x)
-        purified: Tensor = outputs[self._index] if isinstance(outputs, tuple | list) else outputs
-        return purified
+        return self.seen(x)[0]
 
 
 def _straight_through(stand_in: Tensor, output: Floats) -> Tensor:

@@ -14,7 +14,7 @@ from facepurify.bench.adaptive import AdaptiveAttack, Scene, defended, self_chec
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Goal
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.recognizers import Recognizer
-from facepurify.errors import AttackError
+from facepurify.errors import AttackError, OptionError
 from tests.bench.small_nets import random_images, recognizer_model
 
 EPS = 8.0
@@ -162,3 +162,47 @@ def test_key_names_every_parameter() -> None:
 def test_through_a_purifier(recognizer: Recognizer, tiny_model: Path) -> None:
     where = scene(recognizer, get_defence(f"{tiny_model}:sampled"))
     assert (where.cosine(attacked(where), range(8)) < where.cosine(where.x, range(8))).all()
+
+
+class Watched(Defence):
+    """Changes nothing, and is alarmed by what makes the picture brighter than its probes are."""
+
+    name = "watched"
+    score_threshold = 0.5
+
+    def key(self) -> str:
+        return "watched"
+
+    def purify(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
+        return images
+
+    def differentiable(self, x: Tensor, seed: int = 0) -> Tensor:
+        return x
+
+    def alarm(self, x: Tensor) -> Tensor:
+        return 1000 * (x.mean((1, 2, 3)) - BRIGHTNESS.to(x)) - adaptive.MARGIN
+
+
+BRIGHTNESS = random_images(2 * COUNT, 112).float()[:COUNT].mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_who_hides_is_found_less_and_reaches_less(recognizer: Recognizer, goal: Goal) -> None:
+    where = scene(recognizer, Watched(), goal)
+    openly = attacked(where)
+    hidden = attacked(where, AdaptiveAttack(attacks=(PGD(steps=20),), draws=2, hiding=1.0))
+    change = (hidden - where.x) * 255
+    assert change.abs().max() <= EPS + 1e-3
+    alarm = where.defence.alarm(hidden)
+    assert (alarm < where.defence.alarm(openly)).sum() >= COUNT - 1
+    assert (alarm <= 0).sum() >= COUNT - 1
+    sign = -1 if goal == "dodging" else 1
+    gain = sign * (where.cosine(hidden) - where.cosine(where.x))
+    assert (gain > 0).sum() >= COUNT - 1
+
+
+def test_hiding_needs_a_price_and_a_score(recognizer: Recognizer) -> None:
+    with pytest.raises(AttackError, match="hiding >= 0, got -1"):
+        AdaptiveAttack(hiding=-1)
+    with pytest.raises(OptionError, match="calibrated score"):
+        attacked(scene(recognizer, get_defence("none")), AdaptiveAttack((FGSM(),), hiding=1.0))

@@ -226,3 +226,37 @@ def test_a_chain_is_judged_whole_and_its_gradient_goes_through_all(
     assert sampled.gradient == "BPDA (expected mask)"
     with pytest.raises(OptionError, match="expected"):
         get_defence(f"{invert_model}+unheard")
+
+
+@pytest.mark.parametrize("name", ["pin", "uddn"])
+def test_the_alarm_is_the_scores_logit_above_its_threshold(name: str, images: np.ndarray) -> None:
+    defence = get_defence(name)
+    faces = np.concatenate([images, np.full_like(images[:1], 0.5), images[:1] * 0.2 + 0.4])
+    x = torch.from_numpy(faces).requires_grad_()
+    alarm = defence.alarm(x)
+    (gradient,) = torch.autograd.grad(alarm.sum(), x)
+    # Also where the score itself is 1, and the sigmoid has no gradient.
+    assert (gradient != 0).flatten(1).any(1).all()
+    score = defence.purify_and_score(faces)[1]
+    assert score is not None
+    threshold = torch.logit(torch.tensor(defence.score_threshold, dtype=torch.float64))
+    ours = torch.sigmoid(alarm.detach().double() + threshold)
+    np.testing.assert_allclose(ours, score, atol=1e-4)
+
+
+def test_a_chains_alarm_is_that_of_its_most_suspicious_model(images: np.ndarray) -> None:
+    x = torch.from_numpy(images)
+    first, second = get_defence("uddn"), get_defence("pin")
+    with torch.no_grad():
+        expected = torch.maximum(first.alarm(x), second.alarm(first.differentiable(x)))
+        torch.testing.assert_close(get_defence("uddn+pin").alarm(x), expected)
+
+
+def test_without_a_calibrated_score_there_is_no_alarm(
+    tiny_model: Path, invert_model: Path, images: np.ndarray
+) -> None:
+    for name in ("none", str(invert_model), str(tiny_model)):
+        defence = get_defence(name)
+        assert defence.score_threshold is None
+        with pytest.raises(OptionError, match="calibrated score"):
+            defence.alarm(torch.from_numpy(images))
