@@ -154,3 +154,29 @@ def test_the_worst_attacks_before_and_after_adapting_are_the_recorded_ones(
         said.append(" / ".join(f"{100 * rate:.{digits}f}" for rate in worst))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"| {label} | {' | '.join(said)} |" in readme
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("insightface's `buffalo_s`", "w600k_mbf"),
+        ("OpenCV's SFace", "sface"),
+        ("FaceNet", "facenet"),
+        ("dlib", "dlib"),
+    ],
+)
+def test_what_is_left_on_recognizers_that_people_use_is_recorded(label: str, name: str):
+    record = ROOT / "benchmarks" / "strangers" / f"held-out-{name}.json"
+    measured = json.loads(record.read_text())
+    rejected, attacked = [], []
+    for model in ("none", "immune"):
+        (found,) = measured[model].values()
+        rejected.append(f"{100 * found['genuine rejected']:.1f}")
+        worst = [
+            max(found[f"{attack} {goal}"] for attack in ("fgsm", "pgd20"))
+            for goal in ("dodging", "impersonation")
+        ]
+        attacked.append(" / ".join(f"{100 * rate:.0f}" for rate in worst))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = re.escape(f" | {' | '.join([*rejected, *attacked])} |")
+    assert re.search(rf"^\| {re.escape(label)}.*{row}$", readme, re.MULTILINE)
