@@ -46,7 +46,15 @@ from facepurify.bench.summary import aligned_table, interval
 from facepurify.errors import OptionError
 from facepurify.weights import read_manifest
 
-__all__ = ["PRICES", "Hiding", "HidingRow", "main", "measure_hiding", "read_hiding"]
+__all__ = [
+    "PRICES",
+    "Hiding",
+    "HidingRow",
+    "main",
+    "measure_hiding",
+    "read_hiding",
+    "render_hiding",
+]
 
 SCHEMA = 1
 ATTACK = AdaptiveAttack()
