@@ -112,7 +112,7 @@ class AdaptiveAttack:
         restarts: how often.
         draws: of a random defence, averaged in every gradient, and in judging which is best.
         hiding: what a unit of the alarm (the logit of the defence's score above its threshold's)
-            is worth to him, in cosines; 0 for one who does not care whether he is found.
+            costs him, in cosines; 0 for one who does not care whether he is found.
     """
 
     attacks: tuple[Attack, ...] = (FGSM(), PGD(steps=40), APGD(steps=40))
