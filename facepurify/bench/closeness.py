@@ -35,7 +35,7 @@ from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
 from facepurify.bench.report import write_text
-from facepurify.bench.results import DataInfo
+from facepurify.bench.results import Record
 from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps, to_float
@@ -85,16 +85,9 @@ class ClosenessRow:
 
 
 @dataclass(frozen=True)
-class Closeness:
+class Closeness(Record):
     """Everything that one run measured."""
 
-    schema: int
-    version: str
-    code_sha256: str
-    created: str
-    machine: str
-    data: DataInfo
-    settings: dict[str, str]
     rows: tuple[ClosenessRow, ...]
 
 

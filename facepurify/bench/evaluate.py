@@ -168,8 +168,7 @@ class Evaluation:
         attacked: list[AttackRow] = []
         for recognizer in recognizers:
             plain = self._embed(recognizer)
-            left, right = plain[self._pairs.impostor].swapaxes(0, 1)
-            impostor = metrics.cosine(left, right)
+            impostor = metrics.pair_cosine(plain, self._pairs.impostor)
             info = RecognizerInfo(
                 recognizer.name,
                 recognizer.sha256,

@@ -38,7 +38,7 @@ from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
 from facepurify.bench.report import write_text
-from facepurify.bench.results import DataInfo
+from facepurify.bench.results import Record
 from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps, Target
@@ -86,18 +86,11 @@ class HidingRow:
 
 
 @dataclass(frozen=True)
-class Hiding:
+class Hiding(Record):
     """Everything that one run measured."""
 
-    schema: int
-    version: str
-    code_sha256: str
-    created: str
-    machine: str
-    data: DataInfo
     recognizer: str
     threshold: float
-    settings: dict[str, str]
     rows: tuple[HidingRow, ...]
 
 
@@ -145,13 +138,9 @@ def measure_hiding(
         progress.expect(len(pairs.images) + seen + len(eps) * passes)
         steps.phase(recognizer.name)
         plain = steps.see(pairs.images, recognizer, get_defence("none")).embeddings
-        left, right = plain[pairs.impostor].swapaxes(0, 1)
+        impostor = metrics.pair_cosine(plain, pairs.impostor)
         judge = _Judge(
-            recognizer,
-            steps,
-            pairs.images,
-            plain,
-            metrics.threshold_at_far(metrics.cosine(left, right), FAR),
+            recognizer, steps, pairs.images, plain, metrics.threshold_at_far(impostor, FAR)
         )
         rows = [row for defence in defences for row in judge.rows(defence, chosen, eps)]
     return Hiding(

@@ -37,7 +37,7 @@ from facepurify.bench.progress import Progress
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.records import read_record, write_record
 from facepurify.bench.report import write_text
-from facepurify.bench.results import DataInfo
+from facepurify.bench.results import Record
 from facepurify.bench.run import check_names, provenance
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.steps import Faces, Steps
@@ -120,16 +120,9 @@ class HitRow:
 
 
 @dataclass(frozen=True)
-class Hits:
+class Hits(Record):
     """Everything that one run measured."""
 
-    schema: int
-    version: str
-    code_sha256: str
-    created: str
-    machine: str
-    data: DataInfo
-    settings: dict[str, str]
     recognizers: tuple[HitRecognizer, ...]
     rows: tuple[HitRow, ...]
 
@@ -178,8 +171,7 @@ def _measure(
     steps.phase(recognizer.name)
     clean = steps.see(pairs.images, recognizer, bare).embeddings
     genuine, impostor = (
-        metrics.cosine(clean[kind[:, 0]], clean[kind[:, 1]])
-        for kind in (pairs.genuine, pairs.impostor)
+        metrics.pair_cosine(clean, kind) for kind in (pairs.genuine, pairs.impostor)
     )
     threshold = metrics.threshold_at_far(impostor, STRICT_FAR)
     accuracy, deviation = metrics.ten_fold_accuracy(

@@ -24,6 +24,7 @@ __all__ = [
     "far",
     "frr",
     "image_quality",
+    "pair_cosine",
     "roc_curve",
     "tar_at_far",
     "ten_fold_accuracy",
@@ -104,6 +105,15 @@ def cosine(left: ArrayLike, right: ArrayLike) -> _FloatArray:
     """
     product = np.asarray(left, dtype=np.float64) * np.asarray(right, dtype=np.float64)
     return np.asarray(product.sum(axis=-1))
+
+
+def pair_cosine(embeddings: NDArray[np.floating], pairs: NDArray[np.int64]) -> _FloatArray:
+    """Return the cosines [N] of pairs [N, 2] of faces, given the unit embeddings of all, [M, d].
+
+    >>> pair_cosine(np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[0, 1], [1, 1]])).tolist()
+    [0.6, 1.0]
+    """
+    return cosine(embeddings[pairs[:, 0]], embeddings[pairs[:, 1]])
 
 
 def far(impostor: ArrayLike, threshold: float) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "LatencyRow",
     "Outcome",
     "RecognizerInfo",
+    "Record",
     "Results",
     "read_results",
     "write_results",
@@ -161,17 +162,23 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
-class Results:
-    """Everything that one run measured."""
+class Record:
+    """Where the figures of a run come from; every kind of run adds its own."""
 
     schema: int
     version: str
     code_sha256: str
     created: str
     machine: str
-    smoke: bool
-    settings: dict[str, str]
     data: DataInfo
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results(Record):
+    """Everything that one run measured."""
+
+    smoke: bool
     recognizers: tuple[RecognizerInfo, ...]
     defences: tuple[DefenceInfo, ...]
     clean: tuple[CleanRow, ...]
