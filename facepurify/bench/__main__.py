@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from facepurify.bench import closeness, combine, hiding, hits, table, trade
-from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.options import (
     FULL,
     add_attack_options,
@@ -15,8 +14,8 @@ from facepurify.bench.options import (
     defences_beside_none,
     make_protocol,
     open_recognizers,
+    read_options,
     read_pairs,
-    set_threads,
 )
 from facepurify.bench.report import render_terminal, write_report
 from facepurify.bench.results import write_results
@@ -50,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] and given[0] in COMMANDS:
             return COMMANDS[given[0]](given[1:])
-        options = _parser().parse_args(given)
-        _run(options)
+        _run(read_options(_parser(), given))
     except FacePurifyError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1
@@ -95,11 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    keep_freed_memory()
     smoke = options.data is None
     if smoke and options.pairs is not None:
         raise OptionError("expected --data, the folder of the faces that --pairs names, got none")
-    set_threads(options)
     protocol = make_protocol(options, SMOKE if smoke else FULL)
     recognizers = open_recognizers(options.recognizer or [RECOGNIZER], options)
     defences = defences_beside_none(options.purifier or ["jpeg75", read_manifest().default])

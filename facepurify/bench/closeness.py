@@ -21,14 +21,13 @@ from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack
 from facepurify.bench.attacks.base import check_levels
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import Defence, get_defence
-from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.options import (
     FULL,
     add_data_options,
     defences_beside_none,
     open_recognizers,
+    read_options,
     read_pairs,
-    set_threads,
 )
 from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.progress import Progress
@@ -286,9 +285,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME|FILE",
         help="to compare, such as dae.onnx and uddn; repeatable; none is always there",
     )
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    set_threads(options)
+    options = read_options(parser, arguments)
     recognizers = open_recognizers(options.recognizer or [RECOGNIZER], options)
     defences = defences_beside_none(options.purifier or [read_manifest().default])
     record = measure_closeness(

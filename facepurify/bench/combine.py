@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.options import (
     FULL,
     add_attack_options,
@@ -18,8 +17,8 @@ from facepurify.bench.options import (
     defences_beside_none,
     make_protocol,
     open_recognizers,
+    read_options,
     read_pairs,
-    set_threads,
 )
 from facepurify.bench.report import render_markdown, write_text
 from facepurify.bench.results import Results, write_results
@@ -99,9 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.add_argument(
             option, default=default, metavar="NAME|FILE", help=f"{what} ({default})"
         )
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    set_threads(options)
+    options = read_options(parser, arguments)
     defences = defences_beside_none([options.purifier])
     if len(defences) != 2:
         raise OptionError("expected a --purifier to combine with, got none")

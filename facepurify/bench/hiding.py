@@ -24,14 +24,13 @@ from facepurify.bench.attacks.base import check_levels
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.judge import FAR
-from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.metrics import Rate
 from facepurify.bench.options import (
     FULL,
     add_data_options,
     open_recognizers,
+    read_options,
     read_pairs,
-    set_threads,
 )
 from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.progress import Progress
@@ -273,9 +272,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME|FILE",
         help="with a score; repeatable; the default is the shipped default",
     )
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    set_threads(options)
+    options = read_options(parser, arguments)
     (recognizer,) = open_recognizers([options.recognizer], options)
     names = dict.fromkeys(options.purifier or [read_manifest().default])
     record = measure_hiding(

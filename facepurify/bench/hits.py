@@ -22,14 +22,13 @@ from facepurify.bench.attacks import FGSM, PGD, Attack, FeatureTarget, Goal, Lab
 from facepurify.bench.cache import Cache
 from facepurify.bench.defences import get_defence
 from facepurify.bench.judge import STRICT_FAR
-from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.metrics import Rate
 from facepurify.bench.options import (
     FULL,
     add_data_options,
     open_recognizers,
+    read_options,
     read_pairs,
-    set_threads,
 )
 from facepurify.bench.pairs import Pairs, attacked_pairs
 from facepurify.bench.plots import Plot, draw_hits
@@ -268,9 +267,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME|FILE",
         help="to attack: shipped one or ArcFace-style .onnx; repeat it for more columns",
     )
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    set_threads(options)
+    options = read_options(parser, arguments)
     recognizers = open_recognizers(options.recognizer or [RECOGNIZER], options)
     limit = FULL["limit"] if options.limit is None else options.limit
     hits = measure_hits(

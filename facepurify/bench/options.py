@@ -12,6 +12,7 @@ import torch
 from facepurify.bench.attacks import get_attack
 from facepurify.bench.defences import Defence, get_defence
 from facepurify.bench.evaluate import Protocol
+from facepurify.bench.memory import keep_freed_memory
 from facepurify.bench.pairs import Pairs, load_pairs
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.shipped import find_recognizer
@@ -25,6 +26,7 @@ __all__ = [
     "defences_beside_none",
     "make_protocol",
     "open_recognizers",
+    "read_options",
     "read_pairs",
     "set_threads",
 ]
@@ -100,6 +102,18 @@ def add_attack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", choices=("probe", "both"), default="probe", help="purify the gallery too?"
     )
+
+
+def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Read a command's options, and make the process ready for long attacks: memory and threads.
+
+    Raises:
+        OptionError: As :func:`set_threads`.
+    """
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    set_threads(options)
+    return options
 
 
 def set_threads(options: argparse.Namespace) -> None:
