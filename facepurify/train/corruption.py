@@ -19,11 +19,13 @@ __all__ = [
     "corrupt",
     "draw_strengths",
     "gaussian_noise",
+    "sensor_noise",
     "sort_out",
     "square_noise",
 ]
 
 PUBLISHED = 0.04
+GRAIN = 12  # grey levels, the most of a sensor's
 DrawNoise = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -61,8 +63,8 @@ def corrupt(
     Args:
         clean: [N, 3, H, W] in [0, 1].
         attacked: the same under attack.
-        kinds: as ``sort_out`` gives them. "attacked", "noisy" (Gaussian), "band", "square" and
-            "generated" are told from one another, all others stay clean.
+        kinds: as ``sort_out`` gives them. "attacked", "noisy" (Gaussian), "sensor",
+            "band", "square" and "generated" are told from one another, all others stay clean.
         generator: of the noise.
         draw_noise: GNR's, needed for "generated".
 
@@ -74,6 +76,8 @@ def corrupt(
     noisy, generated = (kinds.get(name, nothing) for name in ("noisy", "generated"))
     if bool(noisy.any()):
         seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
+    if bool((grainy := kinds.get("sensor", nothing)).any()):
+        seen[grainy] = add_noise(clean[grainy], sensor_noise(clean[grainy], generator))
     for name, draw in (("band", band_noise), ("square", square_noise)):
         if count := int((chosen := kinds.get(name, nothing)).sum()):
             strength = per_image(draw_strengths(count, generator)) / 255
@@ -104,6 +108,26 @@ def gaussian_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(clean.shape, generator=generator)
     length = (clean * 2 - 1).flatten(1).norm(dim=1) / 2
     return noise * per_image(PUBLISHED * length / noise.flatten(1).norm(dim=1))
+
+
+def sensor_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """A camera's in little light, as strong as attacks are and of all their frequencies.
+
+    Gaussian, of a standard deviation drawn evenly from 0 to 12 grey levels for each image, and of
+    a correlation between the colours drawn evenly from 0 (each pixel's own) to 1 (all grey).
+
+    Args:
+        clean: [N, 3, H, W] in [0, 1].
+        generator: of the noise.
+
+    Returns:
+        Noise of the same shape, on the scale of [0, 1].
+    """
+    sigma, grey = torch.rand(2, len(clean), generator=generator)
+    own = torch.randn(clean.shape, generator=generator)
+    common = torch.randn(clean[:, :1].shape, generator=generator)
+    noise = per_image((1 - grey).sqrt()) * own + per_image(grey.sqrt()) * common
+    return per_image(GRAIN / 255 * sigma) * noise
 
 
 def band_noise(count: int, side: int, generator: torch.Generator) -> Tensor:

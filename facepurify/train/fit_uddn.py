@@ -56,7 +56,8 @@ class UddnRecipe:
             much there is learns to err on that side. Steps that rehearse go without it.
         alarm: weight of the suspicion's cross entropy.
         clean: share of each batch that is left clean.
-        noisy: share that gets Gaussian noise.
+        noisy: share that gets PIN's Gaussian noise.
+        sensor: share that gets a camera's noise, up to the strength of attacks, which is no alarm.
         band: share that gets noise of a random band of frequencies.
         square: share that gets the stripes and squares of a black-box search.
         generated: share that gets noise of GNR; the rest is attacked.
@@ -88,6 +89,7 @@ class UddnRecipe:
     alarm: float = 0.05
     clean: float = 0.25
     noisy: float = 0.05
+    sensor: float = 0.0
     band: float = 0.1
     square: float = 0.0
     generated: float = 0.0
@@ -141,7 +143,7 @@ class UddnRecipe:
     @property
     def shares(self) -> dict[str, float]:
         """Shares of the kinds of images that are not attacked."""
-        names = ("clean", "noisy", "band", "square", "generated")
+        names = ("clean", "noisy", "sensor", "band", "square", "generated")
         return {name: getattr(self, name) for name in names}
 
     @property

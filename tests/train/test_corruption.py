@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from facepurify.bench.attacks.base import per_image
 from facepurify.train.corruption import (
     add_noise,
     band_noise,
     corrupt,
     draw_strengths,
     gaussian_noise,
+    sensor_noise,
     sort_out,
     square_noise,
 )
@@ -78,10 +80,24 @@ def test_the_gaussian_noise_is_the_published_one() -> None:
     assert torch.allclose(noise.flatten(1).norm(dim=1), 0.04 * length)
 
 
+def test_a_cameras_noise_is_of_all_strengths_and_from_coloured_to_grey() -> None:
+    noise = 255 * sensor_noise(torch.rand((400, 3, 32, 32), generator=generator()), generator())
+    sigma = noise.flatten(1).std(dim=1)
+    assert 0 <= float(sigma.min()) < 0.5
+    assert 11.5 < float(sigma.max()) < 12.5
+    assert float(sigma.mean()) == pytest.approx(6, abs=0.5)
+    planes = noise.flatten(2) / per_image(sigma)[..., 0]
+    together = (planes[:, 0] * planes[:, 1]).mean(dim=1)  # correlation of red and green
+    assert float(together.min()) < 0.1
+    assert float(together.max()) > 0.9
+    assert float(together.mean()) == pytest.approx(0.5, abs=0.05)
+
+
 def test_each_kind_is_corrupted_its_own_way() -> None:
     clean = torch.full((50, 3, 16, 16), 0.5)
     attacked = clean + 16 / 255
-    shares = {"clean": 0.2, "noisy": 0.2, "band": 0.1, "square": 0.1, "generated": 0.2}
+    names = ("clean", "noisy", "sensor", "band", "square", "generated")
+    shares = dict(zip(names, (0.2, 0.1, 0.1, 0.1, 0.1, 0.2), strict=True))
     kinds = sort_out(50, shares, generator())
 
     def drawn(strength: Tensor, generator: torch.Generator) -> Tensor:
@@ -92,7 +108,7 @@ def test_each_kind_is_corrupted_its_own_way() -> None:
     assert torch.equal(seen[kinds["attacked"]], attacked[kinds["attacked"]])
     assert torch.equal(seen[kinds["generated"]], as_file(clean - 0.25)[kinds["generated"]])
     noise = ((seen - clean).abs().flatten(1).amax(dim=1) * 255).round(decimals=3)
-    assert bool((noise[kinds["noisy"]] > 0).all())
+    assert bool((noise[kinds["noisy"]] > 0).all() and (noise[kinds["sensor"]] > 0).all())
     # 2 to 12 grey levels, each rounded to a whole one from a middle of 127.5
     for kind in ("band", "square"):
         assert bool((noise[kinds[kind]] >= 1.5).all() and (noise[kinds[kind]] <= 12.5).all())
