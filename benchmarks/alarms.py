@@ -1,16 +1,19 @@
-"""How often the suspicion score calls an honest face suspicious.
+"""What a purifier does to honest faces that are noisy, or badly stored.
 
     python benchmarks/alarms.py faces/ --purifier immune
 
-Aligned 112x112 faces of a folder, as they are and stored once more as JPEG of quality 75; the share
-of each whose score reaches the threshold that the manifest has for the model.
+Aligned 112x112 faces of a folder, as they are, stored once more as JPEG and with a camera's noise
+(Gaussian). Of each way, the share whose score reaches the threshold that the manifest has for the
+model, and how like the face as it is they are to the shipped recognizer without the purifier and
+with it (mean cosine).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from facepurify import Purifier
+from facepurify.cli.likeness import Likeness
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
 from facepurify.imagefiles import decode_image, read_image
 from facepurify.weights import read_manifest
 
 CHUNK = 64
-QUALITY = 75
+
+Pixels = NDArray[np.uint8]
 
 
 def main() -> None:
@@ -51,22 +56,46 @@ def main() -> None:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
 
 
-def alarms(purifier: Purifier, files: Sequence[Path]) -> dict[str, float]:
-    """The share of faces called suspicious, as they are and as JPEG files."""
+def alarms(purifier: Purifier, files: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """What becomes of the faces, in each way."""
     if purifier.info.score_threshold is None:
         raise OptionError(f"expected a purifier with a threshold, got {purifier.info.name}")
-    counts = {"as they are": 0, f"as JPEG {QUALITY}": 0}
+    likeness, rng = Likeness(), np.random.default_rng(0)
+    ways: dict[str, Callable[[Pixels], Pixels]] = {
+        "as they are": lambda face: face,
+        "as JPEG 75": partial(stored, quality=75),
+        "as JPEG 15": partial(stored, quality=15),
+        "noise of sigma 4": partial(noisy, sigma=4, rng=rng),
+        "noise of sigma 8": partial(noisy, sigma=8, rng=rng),
+    }
+    sums = {way: np.zeros(3) for way in ways}
     for start in tqdm(range(0, len(files), CHUNK), desc=purifier.info.name, unit="batch"):
         faces = [read_image(file).pixels for file in files[start : start + CHUNK]]
-        for way, images in zip(counts, (faces, [stored(face) for face in faces]), strict=True):
-            counts[way] += sum(bool(found.suspicious) for found in purifier.inspect(images))
-    return {way: count / len(files) for way, count in counts.items()}
+        own = likeness.embed(faces)
+        for way, change in ways.items():
+            seen = [change(face) for face in faces]
+            found = purifier.inspect(seen)
+            sums[way] += (
+                sum(bool(each.suspicious) for each in found),
+                (likeness.embed(seen) * own).sum(),
+                (likeness.embed([each.purified for each in found]) * own).sum(),
+            )
+    names = ("alarms", "likeness without", "likeness with")
+    return {
+        way: dict(zip(names, (total / len(files)).round(4).tolist(), strict=True))
+        for way, total in sums.items()
+    }
 
 
-def stored(face: NDArray[Any]) -> NDArray[Any]:
+def stored(face: Pixels, quality: int) -> Pixels:
     """A face once through a JPEG file."""
-    _, content = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, content = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return decode_image(content.tobytes()).pixels
+
+
+def noisy(face: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+    """A face with noise of this standard deviation, in grey levels."""
+    return np.rint(face + rng.normal(0, sigma, face.shape)).clip(0, 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

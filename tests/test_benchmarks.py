@@ -299,9 +299,9 @@ class TestFootprint:
 
 
 class TestAlarms:
-    """Honest faces called suspicious."""
+    """Honest faces, noisy or badly stored."""
 
-    def test_the_share_above_the_threshold(self, tmp_path, faces):
+    def test_the_share_above_the_threshold_and_the_likeness(self, tmp_path, faces):
         alarms = script("alarms")
         (tmp_path / "faces").mkdir()
         noise = np.random.default_rng(0).normal(0, 12, faces[0].shape)
@@ -313,9 +313,16 @@ class TestAlarms:
         assert done.returncode == 0, done.stderr
         record = json.loads(out.read_text())
         assert record["faces"] == 4
-        assert set(record["pin"]) == {"as they are", "as JPEG 75"}
+        worse = {"as JPEG 75", "as JPEG 15", "noise of sigma 4", "noise of sigma 8"}
+        assert set(record["pin"]) == {"as they are"} | worse
+        for way, found in record["pin"].items():
+            assert (found["likeness without"] < 0.9999) == (way in worse)
+            assert 0.3 < found["likeness with"] < 1
         files = sorted((tmp_path / "faces").iterdir())
-        assert alarms.alarms(Purifier("pin"), files)["as they are"] == 0.5  # the noisy half
+        found = alarms.alarms(Purifier("pin"), files)
+        assert found["as they are"]["alarms"] == 0.5  # the noisy half
+        mild, strong = found["noise of sigma 4"], found["noise of sigma 8"]
+        assert 0.3 < strong["likeness without"] < mild["likeness without"] < 1
 
     def test_no_faces_and_no_threshold(self, tmp_path, tiny_model):
         alarms = script("alarms")
