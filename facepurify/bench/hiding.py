@@ -197,11 +197,11 @@ class _Judge:
 
     def _row(self, attacker: str, target: Target, eps: float, tries: Sequence[_Seen]) -> HidingRow:
         """Count, of several tries at each image, the one that serves the attacker best."""
-        cosine, suspicion = (np.stack(part) for part in zip(*tries, strict=True))
-        fooled = (cosine < self.threshold) == (target.goal == "dodging")
-        found = suspicion >= target.defence.score_threshold
+        cosines, suspicions = zip(*tries, strict=True)
+        fooled = np.stack([metrics.fooled(each, self.threshold, target.goal) for each in cosines])
+        found = np.stack(suspicions) >= target.defence.score_threshold
         # What fools unnoticed, then what fools, then what is not found.
-        best = (4 * (fooled & ~found) + 2 * fooled + ~found).argmax(0), np.arange(len(cosine[0]))
+        best = (4 * (fooled & ~found) + 2 * fooled + ~found).argmax(0), np.arange(fooled.shape[1])
         fooled, found = fooled[best], found[best]
         return HidingRow(
             target.defence.name, attacker, target.goal, eps,

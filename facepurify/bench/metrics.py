@@ -22,6 +22,7 @@ __all__ = [
     "auroc",
     "cosine",
     "far",
+    "fooled",
     "frr",
     "image_quality",
     "pair_cosine",
@@ -210,7 +211,16 @@ def ten_fold_accuracy(
 
 
 def attack_success(scores: ArrayLike, threshold: float, goal: str) -> Rate:
-    """Count the attacked pairs whose decision the attacker turned.
+    """Count the attacked pairs whose decision the attacker turned, as :func:`fooled` says.
+
+    >>> attack_success([0.1, 0.5], 0.3, "dodging").value
+    0.5
+    """
+    return Rate.count(fooled(scores, threshold, goal))
+
+
+def fooled(scores: ArrayLike, threshold: float, goal: str) -> NDArray[np.bool_]:
+    """Say of each attacked pair whether the attacker turned its decision.
 
     Args:
         scores: Cosine of each attacked pair, [N].
@@ -220,13 +230,13 @@ def attack_success(scores: ArrayLike, threshold: float, goal: str) -> Rate:
     Raises:
         ValueError: If the goal is neither.
 
-    >>> attack_success([0.1, 0.5], 0.3, "dodging").value
-    0.5
+    >>> fooled([0.1, 0.5], 0.3, "impersonation").tolist()
+    [False, True]
     """
     if goal == "dodging":
-        return Rate.count(_scores(scores) < threshold)
+        return _scores(scores) < threshold
     if goal == "impersonation":
-        return Rate.count(_scores(scores) >= threshold)
+        return _scores(scores) >= threshold
     raise ValueError(f"expected the goal dodging or impersonation, got {goal!r}")
 
 
