@@ -64,6 +64,14 @@ class Arm:
         """How it is trained."""
         return replace(base, **self.changes)
 
+    def same(self, base: UddnRecipe) -> bool:
+        """Whether its changes change nothing, so that the base would be trained once more."""
+        return (
+            bool(self.changes)
+            and self == Arm(self.name, self.changes)
+            and (self.recipe(base) == base)
+        )
+
 
 NETS = {"uddn": "", "immune": "output"}  # where PIN stands
 FRESH = 0.5
@@ -232,9 +240,7 @@ def _check(
     for arm in arms:
         lacks = {
             f"more than {arm.guides} guides": arm.guides >= len(guides),
-            "a base that is --matched": not base.matched
-            and arm.changes == {"matched": False}
-            and not arm.guides,
+            "a base that it differs from": arm.same(base),
             "a PIN (--pin)": bool(arm.stage or NETS[net]) and space is None,
             "a base without PIN behind it": bool(NETS[net]) and arm.stage == NETS[net],
             "a GNR run (--gnr)": bool(arm.changes.get("generated")) and draw_noise is None,

@@ -163,10 +163,13 @@ def test_arms_that_cannot_be(
         (Arm("one guide", guides=1), "more than 1 guides"),
         (Arm("after", stage="output"), "a PIN"),
         (Arm("drawn", {"generated": 0.5}), "a GNR run"),
-        (Arm("as ever", {"matched": False}), "a base that is --matched"),
+        (Arm("as ever", {"matched": False}), "a base that it differs from"),
     ):
         with pytest.raises(OptionError, match=what):
             ablate([arm], TINY, faces, [guide], trial, tmp_path, count=4)
+    leaning = dataclasses.replace(TINY, lean=1.0)
+    with pytest.raises(OptionError, match="a base that it differs from for the arm 'leaning'"):
+        ablate([Arm("leaning", {"lean": 1.0})], leaning, faces, [guide], trial, tmp_path, count=4)
     with pytest.raises(OptionError, match="a network of uddn, immune, got 'pin'"):
         ablate([Arm("base")], TINY, faces, [guide], trial, tmp_path, count=4, net="pin")
     with pytest.raises(OptionError, match=r"a PIN \(--pin\) for the arm 'base'"):
