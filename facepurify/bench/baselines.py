@@ -88,6 +88,12 @@ def _resize_and_pad(x: Tensor, smallest: float, seed: int) -> Tensor:
     return torch.cat(images).clamp(0, 1)
 
 
+def _noise(x: Tensor, sigma: float, seed: int) -> Tensor:
+    """Gaussian noise in grey levels: randomised smoothing (arXiv 1902.02918), or a camera's."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    return (x + sigma / 255 * noise).clamp(0, 1)
+
+
 def _bits(images: Floats, bits: float, seed: int) -> Floats:
     top = np.float32(2**bits - 1)
     levels: Floats = np.rint(images * top)
@@ -147,6 +153,7 @@ TENSOR_FAMILIES = {
     "gaussian": Family[Tensor](_gaussian, 1, Between(0.1, 10)),
     "median": Family[Tensor](_median, 3, range(3, 16, 2)),
     "resize_pad": Family[Tensor](_resize_and_pad, 100, range(56, 112), random=True),
+    "noise": Family[Tensor](_noise, 8, Between(0.5, 64), random=True),
 }
 ARRAY_FAMILIES = {
     "jpeg": Family[Floats](_jpeg, 75, range(1, 101)),

@@ -37,6 +37,7 @@ BASELINES = (
     "gaussian1",
     "median3",
     "resize_pad100",
+    "noise8",
     "tv0.1",
 )
 MASKS = ("expected", "fixed", "sampled", "threshold")

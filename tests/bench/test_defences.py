@@ -17,7 +17,7 @@ from facepurify import Purifier
 from facepurify.bench.defences import BASELINES, Defence, PurifierDefence, get_defence
 from facepurify.errors import MissingExtraError, ModelContractError, OptionError
 
-EXACT = ["none", "grey", "gaussian1", "median3", "resize_pad100"]
+EXACT = ["none", "grey", "gaussian1", "median3", "resize_pad100", "noise8"]
 STAND_IN = ["jpeg75", "bits4", "tv0.1"]
 ART = ["art:jpeg50", "art:smoothing3", "art:squeezing4", "art:tvm0.3"]
 
@@ -67,7 +67,7 @@ def test_names_and_draws(name: str, images: np.ndarray) -> None:
     assert name in defence.key()
     np.testing.assert_array_equal(defence.purify(images, 1), defence.purify(images, 1))
     changed = not np.array_equal(defence.purify(images, 1), defence.purify(images, 2))
-    assert changed == defence.random == (name in ("resize_pad100", "art:tvm0.3"))
+    assert changed == defence.random == (name in ("resize_pad100", "noise8", "art:tvm0.3"))
 
 
 def test_baselines_are_all_there() -> None:
@@ -104,6 +104,14 @@ def test_grey_and_bits(images: np.ndarray) -> None:
     np.testing.assert_allclose(made("art:squeezing4").purify(images), bits, atol=1e-6)
 
 
+def test_noise_is_of_the_standard_deviation_in_its_name(images: np.ndarray) -> None:
+    grey = np.full((2, 3, 112, 112), 0.5, np.float32)
+    noise = 255 * (get_defence("noise8").purify(grey, 5) - grey)
+    assert noise.std(axis=(1, 2, 3)) == pytest.approx([8, 8], rel=0.02)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.03
+    assert get_defence("noise64").purify(images).min() >= 0
+
+
 def test_art_leaves_numpys_generator_alone(images: np.ndarray) -> None:
     np.random.seed(0)  # noqa: NPY002
     expected = np.random.rand(3)  # noqa: NPY002
@@ -124,7 +132,7 @@ def test_without_art_the_extra_is_named(
 @pytest.mark.parametrize(
     "name",
     ["jpeg0", "jpeg101", "jpeg7.5", "bits9", "median4", "gaussian0", "grey3", "resize_pad112",
-     "art:nothing", "unheard", "none:sampled"],
+     "noise0", "art:nothing", "unheard", "none:sampled"],
 )  # fmt: skip
 def test_unknown_names_and_strengths_are_refused(name: str) -> None:
     with pytest.raises(OptionError, match="expected"):
