@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from facepurify import Purifier
+from facepurify.cli.honest import noisy, recoded
 from facepurify.cli.likeness import Likeness
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
-from facepurify.imagefiles import decode_image, read_image
+from facepurify.imagefiles import read_image
 from facepurify.weights import read_manifest
 
 CHUNK = 64
@@ -63,8 +63,8 @@ def alarms(purifier: Purifier, files: Sequence[Path]) -> dict[str, dict[str, flo
     likeness, rng = Likeness(), np.random.default_rng(0)
     ways: dict[str, Callable[[Pixels], Pixels]] = {
         "as they are": lambda face: face,
-        "as JPEG 75": partial(stored, quality=75),
-        "as JPEG 15": partial(stored, quality=15),
+        "as JPEG 75": partial(recoded, quality=75),
+        "as JPEG 15": partial(recoded, quality=15),
         "noise of sigma 4": partial(noisy, sigma=4, rng=rng),
         "noise of sigma 8": partial(noisy, sigma=8, rng=rng),
     }
@@ -85,17 +85,6 @@ def alarms(purifier: Purifier, files: Sequence[Path]) -> dict[str, dict[str, flo
         way: dict(zip(names, (total / len(files)).round(4).tolist(), strict=True))
         for way, total in sums.items()
     }
-
-
-def stored(face: Pixels, quality: int) -> Pixels:
-    """A face once through a JPEG file."""
-    _, content = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return decode_image(content.tobytes()).pixels
-
-
-def noisy(face: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
-    """A face with noise of this standard deviation, in grey levels."""
-    return np.rint(face + rng.normal(0, sigma, face.shape)).clip(0, 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

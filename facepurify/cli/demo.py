@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from ..geometry import align
 from ..imagefiles import read_image, write_image
 from ..purifier import Purifier
 from ..samples import sample_faces
+from .honest import noisy, recoded
 from .jobs import check_sheet
 from .likeness import Likeness
 from .options import add_purifier_options, purifier_of
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     likeness = Likeness()
     own = likeness.embed(crops)
     rng = np.random.default_rng(0)
-    noisy = [_noisy(crop, rng) for crop in crops]
+    grainy = [noisy(crop, _NOISE, rng) for crop in crops]
     groups = [
         _group("as it is", crops, own, "itself", purifier, likeness),
-        _group(f"Gaussian noise, sigma {_NOISE}", noisy, own, "itself", purifier, likeness),
+        _group(f"Gaussian noise, sigma {_NOISE}", grainy, own, "itself", purifier, likeness),
     ]
     if args.attack:
         # Each face is to be taken for the next one on the sheet.
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         attacked = _attacked(crops, victims, likeness.path)
         groups.append(_group(name, attacked, victims, "victim", purifier, likeness))
     else:
-        compressed = [_recoded(crop) for crop in crops]
+        compressed = [recoded(crop, _QUALITY) for crop in crops]
         name = f"JPEG, quality {_QUALITY}"
         groups.append(_group(name, compressed, own, "itself", purifier, likeness))
     sheet = draw_sheet(
@@ -138,14 +138,3 @@ def _attacked(crops: Sequence[Pixels], victims: Floats, recognizer: Path) -> lis
     )
     levels = np.rint(result.numpy() * 255).astype(np.uint8)
     return list(np.ascontiguousarray(levels.transpose(0, 2, 3, 1)[..., ::-1]))
-
-
-def _noisy(crop: Pixels, rng: np.random.Generator) -> Pixels:
-    """Add Gaussian noise."""
-    return np.rint(crop + rng.normal(0, _NOISE, crop.shape)).clip(0, 255).astype(np.uint8)
-
-
-def _recoded(crop: Pixels) -> Pixels:
-    """Compress hard, and decompress."""
-    _, code = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)

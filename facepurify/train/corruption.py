@@ -73,16 +73,15 @@ def corrupt(
     """
     seen = torch.where(per_image(kinds["attacked"]), attacked, clean)
     nothing = torch.zeros(len(clean), dtype=torch.bool)
-    noisy, generated = (kinds.get(name, nothing) for name in ("noisy", "generated"))
-    if bool(noisy.any()):
-        seen[noisy] = add_noise(clean[noisy], gaussian_noise(clean[noisy], generator))
-    if bool((grainy := kinds.get("sensor", nothing)).any()):
-        seen[grainy] = add_noise(clean[grainy], sensor_noise(clean[grainy], generator))
+    for name, of_image in (("noisy", gaussian_noise), ("sensor", sensor_noise)):
+        if bool((chosen := kinds.get(name, nothing)).any()):
+            seen[chosen] = add_noise(clean[chosen], of_image(clean[chosen], generator))
     for name, draw in (("band", band_noise), ("square", square_noise)):
         if count := int((chosen := kinds.get(name, nothing)).sum()):
             strength = per_image(draw_strengths(count, generator)) / 255
             noise = draw(count, clean.shape[-1], generator)
             seen[chosen] = add_noise(clean[chosen], strength * noise)
+    generated = kinds.get("generated", nothing)
     if draw_noise is not None and bool(generated.any()):
         strength = draw_strengths(int(generated.sum()), generator)
         seen[generated] = add_noise(clean[generated], draw_noise(strength, generator))
