@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from facepurify.bench.attacks import FGSM, PGD, Attack
+from facepurify.bench.attacks import FGSM, PGD, Attack, Blocks
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
@@ -31,7 +31,7 @@ from facepurify.weights import read_model
 
 __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
-ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10))
+ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10), Blocks(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
 MOSTLY_WEAK = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # as the shipped one's: weak ones are harder to find
 CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05
@@ -98,7 +98,7 @@ class AdaptRecipe:
         return UddnRecipe(
             batch=self.batch, rate=self.rate, fresh=self.fresh,
             recompressed=self.recompressed, settled=True,
-            distance="l1", pixel=0.002, lean=1, clean=0.12, noisy=0, band=0.03, square=0.08,
+            distance="l1", pixel=0.002, lean=1, clean=0.12, noisy=0, band=0.03, searched=0.12,
         )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ __all__ = [
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
-KINDS = {"fgsm": 0.25, "pgd": 0.4, "mim": 0.2, "dim": 0.15}
+KINDS = {"fgsm": 0.2, "pgd": 0.3, "mim": 0.1, "dim": 0.1, "tim": 0.1, "blocks": 0.2}
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 

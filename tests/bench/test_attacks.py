@@ -17,6 +17,7 @@ from facepurify.bench.attacks import (
     MIM,
     PGD,
     Attack,
+    Blocks,
     Goal,
     LabelFree,
     Reversed,
@@ -26,16 +27,17 @@ from facepurify.bench.attacks import (
     succeeds,
 )
 from facepurify.bench.attacks.base import Problem, per_image
+from facepurify.bench.attacks.blocks import in_blocks
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError
 from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_images
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "reversed10", "square100",
+    "blocks10", "reversed10", "square100",
 ]  # fmt: skip
-L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2"]
-ITERATIVE = ["pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10"]
+L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2"]
+ITERATIVE = ["pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "feature_target10"]
 NET = RandomNet()
 COUNT = 3
 
@@ -82,6 +84,37 @@ def test_what_overshoots_turns_the_reversed_attack_around(goal: Goal) -> None:
     clean, images = random_images(COUNT), attacked(Reversed(steps=10), goal, 8.0)
     overshot = (images - 2 * (images - clean)).clamp(0, 1)  # as one that knows all of the noise
     assert (gain(overshot, goal) > gain(clean, goal)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 4),
+    side=st.integers(1, 12),
+    corner=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+)
+def test_blocks_have_the_mean_of_what_lies_in_them(
+    shape: tuple[int, ...], side: int, corner: tuple[float, float]
+) -> None:
+    top, left = (int(share * side) for share in corner)
+    values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = in_blocks(values, side, top, left)
+    assert found.shape == values.shape
+    rows, columns = (
+        (torch.arange(n) + by) // side for n, by in zip(shape[2:], (top, left), strict=True)
+    )
+    for row in rows.unique():
+        for column in columns.unique():
+            block = (..., *torch.meshgrid(
+                (rows == row).nonzero()[:, 0], (columns == column).nonzero()[:, 0], indexing="ij"
+            ))  # fmt: skip
+            mean = values[block].mean(dim=(-2, -1), keepdim=True)
+            assert torch.allclose(found[block], mean.expand_as(found[block]), atol=1e-12)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 3), (4, 3)])
+def test_blocks_of_no_size(least: int, most: int) -> None:
+    with pytest.raises(AttackError, match=f"sides of squares from 1 up, got {least} to {most}"):
+        Blocks(least=least, most=most)
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

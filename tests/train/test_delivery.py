@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -51,6 +53,23 @@ def test_recompression_is_jpeg(smooth: Tensor, noisy: Tensor) -> None:
     red = torch.zeros(1, 3, 112, 112)
     red[:, 0] = 1
     assert float((recompress(red, generator()) - red).abs().max()) < 0.02  # channels keep places
+
+
+def test_most_files_are_well_stored_and_a_few_badly(
+    smooth: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, qualities = cv2.imencode, []
+
+    def noted(suffix: str, image: np.ndarray, options: list[int]) -> tuple[bool, np.ndarray]:
+        qualities.append(options[1])
+        return encode(suffix, image, options)
+
+    monkeypatch.setattr(cv2, "imencode", noted)
+    recompress(smooth[:1, :, :8, :8].repeat(1000, 1, 1, 1), generator())
+    drawn = np.array(qualities)
+    assert (drawn.min(), drawn.max()) == (15, 98)
+    assert float(np.median(drawn)) == pytest.approx(77, abs=4)
+    assert float((drawn < 60).mean()) == pytest.approx(1 / 3, abs=0.05)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -6,6 +6,7 @@ import re
 
 from facepurify.bench.attacks.apgd import APGD
 from facepurify.bench.attacks.base import GOALS, Attack, Embed, Goal, Norm
+from facepurify.bench.attacks.blocks import Blocks
 from facepurify.bench.attacks.dim import DIM
 from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
@@ -26,6 +27,7 @@ __all__ = [
     "PGD",
     "TIM",
     "Attack",
+    "Blocks",
     "Embed",
     "FeatureTarget",
     "Goal",
@@ -41,7 +43,7 @@ __all__ = [
 
 _FAMILIES: dict[str, type[Attack]] = {
     cls.family: cls
-    for cls in (FGSM, PGD, MIM, DIM, TIM, APGD, Reversed, Square, FeatureTarget, LabelFree)
+    for cls in (FGSM, PGD, MIM, DIM, TIM, Blocks, APGD, Reversed, Square, FeatureTarget, LabelFree)
 }
 
 
