@@ -61,8 +61,8 @@ def corrupt(
 
     Args:
         clean: [N, 3, H, W] in [0, 1].
-        attacked: the same under attack, of those that are "attacked" or "searched".
-        kinds: as ``sort_out`` gives them. "attacked", "searched", "noisy" (Gaussian), "sensor",
+        attacked: the same under attack.
+        kinds: as ``sort_out`` gives them. "attacked", "noisy" (Gaussian), "sensor",
             "band" and "generated" are told from one another, all others stay clean.
         generator: of the noise.
         draw_noise: GNR's, needed for "generated".
@@ -70,9 +70,8 @@ def corrupt(
     Returns:
         The same shape; the noisy ones as an 8-bit file delivers them.
     """
+    seen = torch.where(per_image(kinds["attacked"]), attacked, clean)
     nothing = torch.zeros(len(clean), dtype=torch.bool)
-    hostile = kinds["attacked"] | kinds.get("searched", nothing)
-    seen = torch.where(per_image(hostile), attacked, clean)
     for name, of_image in (("noisy", gaussian_noise), ("sensor", sensor_noise)):
         if bool((chosen := kinds.get(name, nothing)).any()):
             seen[chosen] = add_noise(clean[chosen], of_image(clean[chosen], generator))

@@ -16,7 +16,7 @@ from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import DrawNoise, corrupt, sort_out
 from facepurify.train.delivery import recompress_some
-from facepurify.train.fresh import attack_now, others, rehearse, search
+from facepurify.train.fresh import attack_now, others, rehearse
 from facepurify.train.guide import Guide
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
@@ -59,9 +59,6 @@ class UddnRecipe:
         noisy: share that gets PIN's Gaussian noise.
         sensor: share that gets a camera's noise, up to the strength of attacks, which is no alarm.
         band: share that gets noise of a random band of frequencies.
-        searched: share that is attacked in the step by noise of blocks that gets through the
-            purifier, or that part of it which the step judges, as a black-box search finds it. The
-            statistics of batch norm stand still then, as they do under ``rehearse``.
         generated: share that gets noise of GNR; the rest is attacked.
         recompressed: share of all images, attacked or not, that go through JPEG last.
         matched: a guide judges only attacks that were made on itself. What was made on another it
@@ -93,7 +90,6 @@ class UddnRecipe:
     noisy: float = 0.05
     sensor: float = 0.0
     band: float = 0.1
-    searched: float = 0.0
     generated: float = 0.0
     recompressed: float = 0.3
     matched: bool = False
@@ -145,13 +141,13 @@ class UddnRecipe:
     @property
     def shares(self) -> dict[str, float]:
         """Shares of the kinds of images that are not attacked."""
-        names = ("clean", "noisy", "sensor", "band", "searched", "generated")
+        names = ("clean", "noisy", "sensor", "band", "generated")
         return {name: getattr(self, name) for name in names}
 
     @property
     def keeps_statistics(self) -> bool:
         """Whether those of batch norm stay as they are."""
-        return self.settled or self.frozen or self.rehearse > 0 or self.searched > 0
+        return self.settled or self.frozen or self.rehearse > 0
 
 
 def fit_uddn(
@@ -221,7 +217,7 @@ def fit_uddn(
             with torch.no_grad():
                 target = embed(clean)
         kinds = sort_out(len(clean), recipe.shares, generator)
-        chosen, searched = kinds["attacked"], kinds["searched"]
+        chosen = kinds["attacked"]
         victims = others(target, generator)[chosen] if fresh and recipe.rehearse else None
         if fresh and bool(chosen.any()):
             attacked[chosen] = (
@@ -230,10 +226,6 @@ def fit_uddn(
                 else rehearse(
                     _through(judged, embed), clean[chosen], victims, generator, recipe.rehearse
                 )
-            )
-        if bool(searched.any()):
-            attacked[searched] = search(
-                _through(judged, embed), clean[searched], target[searched], generator
             )
         seen = corrupt(clean, attacked, kinds, generator, draw_noise)
         seen = recompress_some(seen, recipe.recompressed, generator)
@@ -252,19 +244,17 @@ def fit_uddn(
                 missed = evasion(embedded[chosen], target[chosen], victims)
                 distance = distance.index_put((chosen,), missed)
             elif recipe.lean:
-                aimed = chosen | searched
                 with torch.no_grad():
-                    moved = embed(seen[aimed])
-                left = leftover(embedded[aimed], target[aimed], moved)
-                distance = distance.index_put((aimed,), recipe.lean * left, accumulate=True)
+                    moved = embed(seen[chosen])
+                left = leftover(embedded[chosen], target[chosen], moved)
+                distance = distance.index_put((chosen,), recipe.lean * left, accumulate=True)
         pixel = 255 * (purified - clean).abs().mean()
-        hostile = chosen | searched | kinds["generated"]
+        hostile = chosen | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
         loss = distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm
         optimiser.step(loss + recipe.reconstruction * published)
         loop.log(
             distance_attacked=mean_or_nan(distance[chosen]),
-            distance_searched=mean_or_nan(distance[searched]),
             distance_clean=mean_or_nan(distance[kinds["clean"]]),
             direct=float(direct),
             psnr_clean=_psnr(purified[kinds["clean"]], seen[kinds["clean"]]),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from facepurify.bench.attacks import FGSM, GOALS, PGD, Blocks, Embed, Goal
+from facepurify.bench.attacks import FGSM, GOALS, PGD, Embed
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import ascend
 from facepurify.train.attack_pack import turned
 from facepurify.train.corruption import draw_strengths
 
-__all__ = ["attack_now", "others", "rehearse", "search"]
+__all__ = ["attack_now", "others", "rehearse"]
 
 MOST_STEPS = 3
 REHEARSED = (2.0, 6.0)  # strengths; what 12 leaves of a face taught a first trial nothing
@@ -38,39 +37,14 @@ def attack_now(
     Returns:
         The attacked batch, as an 8-bit file delivers it.
     """
-    goal, anchor = _aimed(own, generator)
+    goal = GOALS[int(torch.randint(len(GOALS), (), generator=generator))]
+    if len(own) == 1:
+        goal = "dodging"  # there is no victim
+    anchor = others(own, generator) if goal == "impersonation" else turned(own, generator)
     strength = draw_strengths(len(clean), generator)
     steps = steps or int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))
     attack = FGSM() if steps == 1 else PGD(steps=steps)
     return attack(embed, clean, anchor, goal, strength, generator=generator)
-
-
-def search(embed: Embed, clean: Tensor, own: Tensor, generator: torch.Generator) -> Tensor:
-    """What a black-box search by squares ends at: noise of blocks, found in few long steps.
-
-    Such a search sees the purifier's answers only, so that its noise is what gets through; the
-    gradient through both finds such noise without thousands of queries.
-
-    Args:
-        embed: what is attacked, purifier and recognizer.
-        clean: [N, 3, 112, 112] in [0, 1], on the 8-bit grid.
-        own: unit embeddings [N, d] of ``clean``; victims are among them, as in ``attack_now``.
-        generator: of all draws.
-
-    Returns:
-        The attacked batch, of strengths as a pack has them, as an 8-bit file delivers it.
-    """
-    goal, anchor = _aimed(own, generator)
-    strength = draw_strengths(len(clean), generator)
-    return _FarBlocks(steps=MOST_STEPS)(embed, clean, anchor, goal, strength, generator=generator)
-
-
-def _aimed(own: Tensor, generator: torch.Generator) -> tuple[Goal, Tensor]:
-    """A random goal, and the anchors [N, d] of an attack on faces of these embeddings."""
-    goal = GOALS[int(torch.randint(len(GOALS), (), generator=generator))]
-    if len(own) == 1:
-        goal = "dodging"  # there is no victim
-    return goal, others(own, generator) if goal == "impersonation" else turned(own, generator)
 
 
 def others(own: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,25 +73,13 @@ def rehearse(
     return attack(embed, clean, victims, "impersonation", strength, generator=generator)
 
 
-def _far(steps: int) -> Callable[[int, Problem], Tensor]:
-    """Steps that cross the ball, however few; the benchmark's begin with a quarter of eps."""
-    return lambda _, problem: REACH * problem.eps / steps
-
-
 @dataclass(frozen=True)
 class _FarPGD(PGD):
+    """PGD whose steps, however few, cross the ball; the benchmark's begin with a quarter of eps."""
+
     @override
     def run(self, problem: Problem) -> Tensor:
         return ascend(
             problem, problem.random_start(), self.steps, lambda gradient: gradient,
-            size=_far(self.steps),
+            size=lambda _, problem: REACH * problem.eps / self.steps,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _FarBlocks(Blocks):
-    @override
-    def run(self, problem: Problem) -> Tensor:
-        return ascend(
-            problem, problem.clean, self.steps, self.direction(problem), size=_far(self.steps)
-        )

@@ -19,8 +19,7 @@ from facepurify.errors import AttackError, DataError, OptionError
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, Batch, make_pack
 from facepurify.train.faces import FaceSet
-from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn, leftover
-from facepurify.train.fresh import search
+from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
 from facepurify.train.loop import load_run
 from facepurify.train.runs import describe_run, load_uddn, open_run
@@ -181,42 +180,6 @@ def test_fresh_attacks_are_made_in_the_step(
     assert moved == (rehearse == 0)
     # Each step judges once; an attack takes its steps, and one pass to begin with.
     assert through == [rehearse == 0] * (3 * (rehearse + 2 if rehearse else 1))
-
-
-@pytest.mark.usefixtures("as_they_are")
-def test_what_a_search_would_find_is_found_through_the_network_that_learns(
-    pack: AttackPack, guide: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net, through, found = UddnNet(), [], []
-    denoise = net.denoise
-
-    def noted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        through.append((len(x), net.training))
-        return denoise(x)
-
-    def searched(*arguments: Any) -> torch.Tensor:
-        found.append(search(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(net, "denoise", noted)
-    monkeypatch.setattr("facepurify.train.fit_uddn.search", searched)
-    recipe = UddnRecipe(
-        steps=1, batch=6, distance="l1", lean=1.0, searched=1.0, clean=0, noisy=0, band=0,
-        recompressed=0,
-    )  # fmt: skip
-    fit_uddn(net, pack, [guide], recipe, tmp_path / "run")
-    # Three steps and one pass to end with, then the batch is judged.
-    assert through == [(6, False)] * 5
-    with (tmp_path / "run" / "log.csv").open(newline="") as log:
-        row = next(csv.DictReader(log))
-    assert np.isnan(float(row["distance_attacked"]))
-    # A new network takes off nothing: all that the search moved is left, and counts once more.
-    clean = pack.draw(6, generator(int(np.random.SeedSequence([0, 0]).generate_state(1)[0])))
-    target = pack.embedded(0, clean.rows, mirrored=clean.mirrored)
-    embedded = guide.embed(found[0])
-    left = distances(embedded, target, "l1") + leftover(embedded, target, embedded)
-    assert float(row["distance_searched"]) == pytest.approx(float(left.mean()), rel=1e-4)
-    assert float(row["distance_searched"]) > 0.01
 
 
 def norms(net: UddnNet) -> list[nn.BatchNorm2d]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,16 +67,11 @@ class Blocks(IterativeAttack):
 
     @override
     def run(self, problem: Problem) -> Tensor:
-        return ascend(problem, problem.clean, self.steps, self.direction(problem))
-
-    def direction(self, problem: Problem) -> Callable[[Tensor], Tensor]:
-        """Averages a gradient [N, C, H, W] over the squares of a grid that is drawn anew."""
-
-        def drawn(gradient: Tensor) -> Tensor:
+        def direction(gradient: Tensor) -> Tensor:
             side = _draw(problem, self.least, self.most + 1)
             return in_blocks(gradient, side, _draw(problem, 0, side), _draw(problem, 0, side))
 
-        return drawn
+        return ascend(problem, problem.clean, self.steps, direction)
 
 
 def _draw(problem: Problem, low: int, high: int) -> int:
