@@ -141,6 +141,11 @@ class Problem:
         draw = torch.empty(shape, device=self.generator.device)
         return draw.uniform_(-1, 1, generator=self.generator).to(self.clean)
 
+    def integer(self, low: int, high: int) -> int:
+        """One draw from ``low`` to ``high - 1``, the same for all images."""
+        generator = self.generator
+        return int(torch.randint(low, high, (), generator=generator, device=generator.device))
+
     def random_start(self) -> Tensor:
         """A random point of the ball: uniform in L-inf; on the sphere in L2."""
         draw = self.uniform()

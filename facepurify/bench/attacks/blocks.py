@@ -68,12 +68,7 @@ class Blocks(IterativeAttack):
     @override
     def run(self, problem: Problem) -> Tensor:
         def direction(gradient: Tensor) -> Tensor:
-            side = _draw(problem, self.least, self.most + 1)
-            return in_blocks(gradient, side, _draw(problem, 0, side), _draw(problem, 0, side))
+            side = problem.integer(self.least, self.most + 1)
+            return in_blocks(gradient, side, problem.integer(0, side), problem.integer(0, side))
 
         return ascend(problem, problem.clean, self.steps, direction)
-
-
-def _draw(problem: Problem, low: int, high: int) -> int:
-    generator = problem.generator
-    return int(torch.randint(low, high, (), generator=generator, device=generator.device))

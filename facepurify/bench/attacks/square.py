@@ -58,8 +58,8 @@ class Square(Attack):
         for query in range(1, self.queries):
             share = square_share(query, self.queries, self.start)
             side = min(max(round((share * height * width) ** 0.5), 1), height - 1, width - 1)
-            top = self._draw(problem, height - side + 1)
-            left = self._draw(problem, width - side + 1)
+            top = problem.integer(0, height - side + 1)
+            left = problem.integer(0, width - side + 1)
             window = (..., slice(top, top + side), slice(left, left + side))
             image = best.levels.clone()
             recoloured = problem.clean + problem.eps * self._signs(problem, (1, channels, 1, 1))
@@ -67,11 +67,6 @@ class Square(Attack):
             image = problem.quantise(image)
             best.update(image, problem.value(image))
         return best.levels
-
-    @staticmethod
-    def _draw(problem: Problem, high: int) -> int:
-        generator = problem.generator
-        return int(torch.randint(high, (), generator=generator, device=generator.device))
 
     @staticmethod
     def _signs(problem: Problem, shape: tuple[int, ...]) -> Tensor:
