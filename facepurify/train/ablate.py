@@ -87,6 +87,7 @@ ARMS = (
     Arm("fresh attacks", {"fresh": FRESH}),
     Arm("re-drawn last layers", {"fresh": FRESH, "redraw": 0.5}),
     Arm("no band noise", {"band": 0.0}),
+    Arm("square noise", {"square": 0.1}),
     Arm("a camera's noise", {"sensor": 0.1}),
     Arm("GNR noise", {"generated": 0.25}),
     Arm("leaning", {"lean": 1.0}),

@@ -21,6 +21,7 @@ __all__ = [
     "gaussian_noise",
     "sensor_noise",
     "sort_out",
+    "square_noise",
 ]
 
 PUBLISHED = 0.04
@@ -63,7 +64,7 @@ def corrupt(
         clean: [N, 3, H, W] in [0, 1].
         attacked: the same under attack.
         kinds: as ``sort_out`` gives them. "attacked", "noisy" (Gaussian), "sensor",
-            "band" and "generated" are told from one another, all others stay clean.
+            "band", "square" and "generated" are told from one another, all others stay clean.
         generator: of the noise.
         draw_noise: GNR's, needed for "generated".
 
@@ -75,10 +76,11 @@ def corrupt(
     for name, of_image in (("noisy", gaussian_noise), ("sensor", sensor_noise)):
         if bool((chosen := kinds.get(name, nothing)).any()):
             seen[chosen] = add_noise(clean[chosen], of_image(clean[chosen], generator))
-    if count := int((chosen := kinds.get("band", nothing)).sum()):
-        strength = per_image(draw_strengths(count, generator)) / 255
-        noise = band_noise(count, clean.shape[-1], generator)
-        seen[chosen] = add_noise(clean[chosen], strength * noise)
+    for name, draw in (("band", band_noise), ("square", square_noise)):
+        if count := int((chosen := kinds.get(name, nothing)).sum()):
+            strength = per_image(draw_strengths(count, generator)) / 255
+            noise = draw(count, clean.shape[-1], generator)
+            seen[chosen] = add_noise(clean[chosen], strength * noise)
     generated = kinds.get("generated", nothing)
     if draw_noise is not None and bool(generated.any()):
         strength = draw_strengths(int(generated.sum()), generator)
@@ -143,6 +145,36 @@ def band_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
     white = torch.randn(count, 3, side, side, generator=generator)
     noise: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * inside, s=(side, side))
     return noise / per_image(noise.abs().flatten(1).amax(dim=1).clamp_min(1e-12))
+
+
+def square_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """What a black-box attack by random search tries: stripes, then squares over them.
+
+    As the Square attack (arXiv 1912.00049) draws them, without its choice of what helps: one sign
+    for each channel of each stripe and of each of up to 64 squares, whose sides are between a
+    thirtieth and two thirds of the image's, as many of each scale. Stripes are vertical for half
+    of the images and horizontal for the others, so that their direction is no mark to go by.
+
+    Returns:
+        [count, 3, side, side], of -1 and 1.
+    """
+
+    def signs(*shape: int) -> Tensor:
+        return (2 * torch.randint(2, shape, generator=generator) - 1).float()
+
+    noise = signs(count, 3, 1, side).repeat(1, 1, side, 1)
+    for image, squares in zip(noise, _integers(65, count, generator), strict=True):
+        for scale in torch.rand(squares, generator=generator).tolist():
+            edge = max(round(side * 2 / 3 * 0.05**scale), 1)
+            top, left = _integers(side - edge + 1, 2, generator)
+            image[:, top : top + edge, left : left + edge] = signs(3, 1, 1)
+    upright = torch.rand(count, generator=generator) < 0.5
+    return torch.where(per_image(upright), noise, noise.transpose(2, 3))
+
+
+def _integers(below: int, count: int, generator: torch.Generator) -> list[int]:
+    drawn: list[int] = torch.randint(below, (count,), generator=generator).tolist()
+    return drawn
 
 
 def add_noise(clean: Tensor, noise: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class UddnRecipe:
         noisy: share that gets PIN's Gaussian noise.
         sensor: share that gets a camera's noise, up to the strength of attacks, which is no alarm.
         band: share that gets noise of a random band of frequencies.
+        square: share that gets the stripes and squares of a black-box search.
         generated: share that gets noise of GNR; the rest is attacked.
         recompressed: share of all images, attacked or not, that go through JPEG last.
         matched: a guide judges only attacks that were made on itself. What was made on another it
@@ -90,6 +91,7 @@ class UddnRecipe:
     noisy: float = 0.05
     sensor: float = 0.0
     band: float = 0.1
+    square: float = 0.0
     generated: float = 0.0
     recompressed: float = 0.3
     matched: bool = False
@@ -141,7 +143,7 @@ class UddnRecipe:
     @property
     def shares(self) -> dict[str, float]:
         """Shares of the kinds of images that are not attacked."""
-        names = ("clean", "noisy", "sensor", "band", "generated")
+        names = ("clean", "noisy", "sensor", "band", "square", "generated")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -249,7 +251,7 @@ def fit_uddn(
                 left = leftover(embedded[chosen], target[chosen], moved)
                 distance = distance.index_put((chosen,), recipe.lean * left, accumulate=True)
         pixel = 255 * (purified - clean).abs().mean()
-        hostile = chosen | kinds["generated"]
+        hostile = chosen | kinds["square"] | kinds["generated"]
         alarm = nn.functional.binary_cross_entropy_with_logits(suspicion, hostile.float())
         loss = distance.mean() + recipe.pixel * pixel + recipe.alarm * alarm
         optimiser.step(loss + recipe.reconstruction * published)

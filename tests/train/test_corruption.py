@@ -16,6 +16,7 @@ from facepurify.train.corruption import (
     gaussian_noise,
     sensor_noise,
     sort_out,
+    square_noise,
 )
 from facepurify.train.delivery import as_file
 
@@ -46,6 +47,21 @@ def test_band_noise_lies_in_one_band_of_full_strength() -> None:
         assert image[:, empty].sum() < 1e-6 * image.sum()
     assert len({round(low, 2) for low, _ in spans}) > 2
     assert any(high - low < 0.8 for low, high in spans)
+
+
+def test_square_noise_is_stripes_under_squares() -> None:
+    noise = square_noise(40, 32, generator())
+    assert noise.shape == (40, 3, 32, 32)
+    assert torch.equal(noise.abs(), torch.ones_like(noise))
+    # How many pixels are as the one below them, and as the one beside them.
+    below, beside = ((noise == noise.roll(1, axis)).float().mean(dim=(1, 2, 3)) for axis in (2, 3))
+    upright = below > beside
+    assert 10 < int(upright.sum()) < 30
+    along = torch.where(upright, below, beside)
+    across = torch.where(upright, beside, below)
+    assert float(along.min()) > 0.7  # stripes, and the squares' insides
+    assert float(across.min()) < 0.6  # hardly a square in one
+    assert float(across.max()) > 0.8  # many in another
 
 
 def test_noise_arrives_as_a_file_delivers_it() -> None:
@@ -80,8 +96,8 @@ def test_a_cameras_noise_is_of_all_strengths_and_from_coloured_to_grey() -> None
 def test_each_kind_is_corrupted_its_own_way() -> None:
     clean = torch.full((50, 3, 16, 16), 0.5)
     attacked = clean + 16 / 255
-    names = ("clean", "noisy", "sensor", "band", "generated")
-    shares = dict(zip(names, (0.2, 0.1, 0.1, 0.1, 0.2), strict=True))
+    names = ("clean", "noisy", "sensor", "band", "square", "generated")
+    shares = dict(zip(names, (0.2, 0.1, 0.1, 0.1, 0.1, 0.2), strict=True))
     kinds = sort_out(50, shares, generator())
 
     def drawn(strength: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,7 +110,10 @@ def test_each_kind_is_corrupted_its_own_way() -> None:
     noise = ((seen - clean).abs().flatten(1).amax(dim=1) * 255).round(decimals=3)
     assert bool((noise[kinds["noisy"]] > 0).all() and (noise[kinds["sensor"]] > 0).all())
     # 2 to 12 grey levels, each rounded to a whole one from a middle of 127.5
-    assert bool((noise[kinds["band"]] >= 1.5).all() and (noise[kinds["band"]] <= 12.5).all())
+    for kind in ("band", "square"):
+        assert bool((noise[kinds[kind]] >= 1.5).all() and (noise[kinds[kind]] <= 12.5).all())
+    same = (seen - clean).abs().flatten(1).amin(dim=1) * 255
+    assert bool((same[kinds["square"]] >= 1.5).all())  # every pixel, not a few
 
 
 def test_a_kind_that_is_no_noise_stays_clean() -> None:
