@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from . import __version__
 from .cli import demo, doctor, inspect, models, purify
 from .errors import FacePurifyError
-from .terminal import printable
+from .terminal import exit_with, printable
 
 __all__ = ["main"]
 
@@ -56,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

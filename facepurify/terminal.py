@@ -1,8 +1,13 @@
-"""Text that a terminal shows."""
+"""Text that a terminal shows, and the end of a command that writes it."""
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+__all__ = ["exit_with", "printable"]
 
 
 def printable(message: str) -> str:
@@ -15,3 +20,19 @@ def printable(message: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in message
     )
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a command line and end the process with its status.
+
+    Whoever reads the output may have read enough, as ``head`` has: then the status is 1, without
+    a traceback.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still buffered has nowhere to go; the interpreter would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

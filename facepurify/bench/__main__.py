@@ -23,7 +23,7 @@ from facepurify.bench.run import measure
 from facepurify.bench.shipped import RECOGNIZER
 from facepurify.bench.smoke import smoke_pairs
 from facepurify.errors import FacePurifyError, OptionError
-from facepurify.terminal import printable
+from facepurify.terminal import exit_with, printable
 from facepurify.weights import read_manifest
 
 __all__ = ["main"]
@@ -110,4 +110,4 @@ def _run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,7 +10,7 @@ import torch
 
 from facepurify.bench.options import set_threads
 from facepurify.errors import FacePurifyError, SeedError
-from facepurify.terminal import printable
+from facepurify.terminal import exit_with, printable
 from facepurify.train.commands import antibodies, data, denoisers, recognizers, shipping
 from facepurify.train.commands.options import Commands
 
@@ -42,4 +42,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

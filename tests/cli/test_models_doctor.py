@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 
@@ -252,3 +254,17 @@ def test_no_onnxruntime(run, shipped, monkeypatch):
     assert "broken  onnxruntime: " in out
     assert "ok      CUDAExecutionProvider: not there, as ONNX Runtime is not" in out
     assert 'pip install "facepurify[cpu]"' in out
+
+
+def test_a_reader_that_has_read_enough_gets_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "facepurify", "models", "list"],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert ended.stderr == ""
+    assert ended.returncode == 1
