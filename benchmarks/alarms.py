@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from facepurify import Purifier
-from facepurify.cli.honest import noisy, recoded
 from facepurify.cli.likeness import Likeness
 from facepurify.errors import DataError, OptionError
 from facepurify.files import atomic_path
+from facepurify.honest import noisy, recoded
 from facepurify.imagefiles import read_image
 from facepurify.weights import read_manifest
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional
 from facepurify.bench.attacks.dim import resize_and_pad
 from facepurify.bench.attacks.tim import gaussian_kernel
 from facepurify.errors import MissingExtraError
+from facepurify.honest import recoded
 
 __all__ = ["ARRAY_FAMILIES", "TENSOR_FAMILIES", "Between", "Family"]
 
@@ -102,9 +102,7 @@ def _bits(images: Floats, bits: float, seed: int) -> Floats:
 
 def _jpeg(images: Floats, quality: float, seed: int) -> Floats:
     def code(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return np.asarray(decoded, np.uint8)[..., ::-1]
+        return recoded(image[..., ::-1], int(quality))[..., ::-1]
 
     return _by_image(images, lambda image: code(np.rint(image * 255).astype(np.uint8)) / 255)
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ..extras import require
 from ..geometry import align
+from ..honest import noisy, recoded
 from ..imagefiles import read_image, write_image
 from ..purifier import Purifier
 from ..samples import sample_faces
-from .honest import noisy, recoded
 from .jobs import check_sheet
 from .likeness import Likeness
 from .options import add_purifier_options, purifier_of

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from facepurify.honest import recoded
+
 __all__ = ["as_file", "recompress", "recompress_some", "resize", "with_history"]
 
 Bytes = npt.NDArray[np.uint8]
@@ -88,8 +90,7 @@ def recompress(images: Tensor, generator: torch.Generator) -> Tensor:
     qualities = (high - (high - low) * worse).round().int().tolist()
     files = _files(images)
     for number, quality in enumerate(qualities):
-        _, encoded = cv2.imencode(".jpg", files[number], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        files[number] = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        files[number] = recoded(files[number], quality)
     return _tensor(files)
 
 

@@ -17,6 +17,11 @@ def noisy(crop: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
 
 
 def recoded(crop: Pixels, quality: int) -> Pixels:
-    """Compress as JPEG of this quality, 1 to 100, and decompress."""
+    """Compress as JPEG of this quality, 1 to 100, and decompress.
+
+    Args:
+        crop: [H, W, 3] BGR.
+        quality: libjpeg's.
+    """
     _, code = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
