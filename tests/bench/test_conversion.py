@@ -101,3 +101,13 @@ def test_the_graph_is_left_alone() -> None:
     assert model.SerializeToString() == before
     assert not net.training
     assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_weights_too_small_to_count_are_zero() -> None:
+    kernel = np.zeros((2, 3, 1, 1), np.float32)
+    kernel[0, 0], kernel[1, 0], kernel[1, 1] = 0.5, 1e-40, 1e-25
+    net = to_torch(model_of([helper.make_node("Conv", ["x", "kernel"], ["y"])], 17, kernel=kernel))
+    (weights,) = net.parameters()
+    assert weights.count_nonzero() == 1
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(net(x)[0, 0], x[0, 0] / 2)
