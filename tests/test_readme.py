@@ -172,15 +172,16 @@ def test_the_worst_attacks_before_and_after_adapting_are_the_recorded_ones(
 def test_what_is_left_on_recognizers_that_people_use_is_recorded(label: str, name: str):
     record = ROOT / "benchmarks" / "strangers" / f"held-out-{name}.json"
     measured = json.loads(record.read_text())
-    rejected, attacked = [], []
-    for model in ("none", "immune"):
-        (found,) = measured[model].values()
-        rejected.append(f"{100 * found['genuine rejected']:.1f}")
-        worst = [
-            max(found[f"{attack} {goal}"] for attack in ("fgsm", "pgd20"))
-            for goal in ("dodging", "impersonation")
-        ]
-        attacked.append(" / ".join(f"{100 * rate:.0f}" for rate in worst))
+    (without,), (behind,) = (measured[model].values() for model in ("none", "immune"))
+
+    def worst(found: dict[str, float], *attacks: str) -> str:
+        goals = ("dodging", "impersonation")
+        rates = (max(found[f"{attack} {goal}"] for attack in attacks) for goal in goals)
+        return " / ".join(f"{100 * rate:.0f}" for rate in rates)
+
+    said = [f"{100 * found['genuine rejected']:.1f}" for found in (without, behind)]
+    said += [worst(found, "fgsm", "pgd20") for found in (without, behind)]
+    said.append(worst(behind, "blocks20"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    row = re.escape(f" | {' | '.join([*rejected, *attacked])} |")
+    row = re.escape(f" | {' | '.join(said)} |")
     assert re.search(rf"^\| {re.escape(label)}.*{row}$", readme, re.MULTILINE)
