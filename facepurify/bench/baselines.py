@@ -101,10 +101,11 @@ def _bits(images: Floats, bits: float, seed: int) -> Floats:
 
 
 def _jpeg(images: Floats, quality: float, seed: int) -> Floats:
-    def code(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        return recoded(image[..., ::-1], int(quality))[..., ::-1]
+    def code(image: Floats) -> npt.NDArray[np.float64]:
+        levels = np.rint(image * 255).astype(np.uint8)
+        return recoded(levels[..., ::-1], int(quality))[..., ::-1] / 255
 
-    return _by_image(images, lambda image: code(np.rint(image * 255).astype(np.uint8)) / 255)
+    return _by_image(images, code)
 
 
 def _total_variation(images: Floats, weight: float, seed: int) -> Floats:

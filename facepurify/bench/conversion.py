@@ -24,7 +24,8 @@ REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "R
 def to_torch(model: onnx.ModelProto) -> nn.Module:
     """Converts a graph to a module in evaluation mode, frozen.
 
-    An operator may be converted wrongly without a sign: compare the outputs.
+    Weights that are too small to count become zero. An operator may be converted wrongly without
+    a sign: compare the outputs.
 
     Args:
         model: in one file, and one that ONNX Runtime can load; not changed.
