@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OptionError
 from ..extras import require
 from ..geometry import align
 from ..honest import noisy, recoded
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="attack the shipped recognizer instead of compressing (needs facepurify[bench])",
     )
+    parser.add_argument(
+        "--face",
+        action="append",
+        metavar="NAME",
+        help="draw only this one, such as astronaut; repeatable (default: all)",
+    )
     add_purifier_options(parser)
 
 
@@ -55,12 +62,19 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         The exit status, 0.
+
+    Raises:
+        OptionError: There is no face of a name that was asked for.
     """
     check_sheet(args.output, args.overwrite)
-    crops = [align(read_image(face.path).pixels, face.landmarks) for face in sample_faces()]
+    samples = sample_faces()
+    names = [face.name for face in samples]
+    drawn = _drawn(names, args.face)
+    every = [align(read_image(face.path).pixels, face.landmarks) for face in samples]
     purifier = purifier_of(args)
     likeness = Likeness()
-    own = likeness.embed(crops)
+    embeddings = likeness.embed(every)
+    crops, own = [every[place] for place in drawn], embeddings[drawn]
     rng = np.random.default_rng(0)
     grainy = [noisy(crop, _NOISE, rng) for crop in crops]
     groups = [
@@ -68,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
         _group(f"Gaussian noise, sigma {_NOISE}", grainy, own, "itself", purifier, likeness),
     ]
     if args.attack:
-        # Each face is to be taken for the next one on the sheet.
-        victims = np.roll(own, -1, axis=0)
+        # Each face is to be taken for the next one of all.
+        victims = np.roll(embeddings, -1, axis=0)[drawn]
         name = f"PGD-{_STEPS}, {_EPS}/255"
         attacked = _attacked(crops, victims, likeness.path)
         groups.append(_group(name, attacked, victims, "victim", purifier, likeness))
@@ -78,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         name = f"JPEG, quality {_QUALITY}"
         groups.append(_group(name, compressed, own, "itself", purifier, likeness))
     sheet = draw_sheet(
-        f"What {purifier.info.name} does to {len(crops)} faces",
+        f"What {purifier.info.name} does to faces",
         [heading for name, _ in groups for heading in (name, "purified", "removed")],
         [
             [panel for _, rows in groups for panel in rows[number]]
@@ -88,15 +102,23 @@ def run(args: argparse.Namespace) -> int:
             "Below a purified face: its cosine to a face for the shipped recognizer, before and "
             "after. Removed: mid-grey is nothing; the gain differs from picture to picture.",
             "The attacker knows the recognizer and no purifier; each face is to be taken for "
-            "the next one. For one who knows both, run python -m facepurify.bench."
+            "another. For one who knows both, run python -m facepurify.bench."
             if args.attack
             else "Noise and JPEG are no attacks. For one, add --attack; for measurements, run "
             "python -m facepurify.bench.",
         ],
     )  # fmt: skip
     write_image(args.output, sheet)
-    print(f"drew {len(crops)} faces on {args.output}")
+    print(f"drew {', '.join(names[place] for place in drawn)} on {args.output}")
     return 0
+
+
+def _drawn(names: Sequence[str], asked: Sequence[str] | None) -> list[int]:
+    """Find the places of the faces that were asked for, of all if none was."""
+    for name in asked or ():
+        if name not in names:
+            raise OptionError(f"expected --face to be one of {', '.join(names)}, got {name}")
+    return [place for place, name in enumerate(names) if not asked or name in asked]
 
 
 def _group(

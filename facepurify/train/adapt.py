@@ -19,7 +19,7 @@ from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.files import check_folder
 from facepurify.purifier import Purifier
-from facepurify.train.attack_pack import AttackPack, make_pack
+from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
 from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
 from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
@@ -34,9 +34,6 @@ __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10), Blocks(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
 MOSTLY_WEAK = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # they are harder to find
-# As the shipped one's: those are the hardest to find, and with a pack's own share of them what is
-# adapted lets more of them through than before.
-HALF_IN_BLOCKS = {"fgsm": 0.12, "pgd": 0.2, "mim": 0.05, "dim": 0.05, "tim": 0.08, "blocks": 0.5}
 CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05
 PROBE = 32
 PROBE_STEPS = 5  # the first, which also warms up, is not timed
@@ -178,7 +175,7 @@ def _pack_for(
 
     Where all attacks are made in the steps, its own are not looked at, so they are cheap ones.
     """
-    packing, kinds = (PACKING, HALF_IN_BLOCKS) if settings.fresh < 1 else (CHEAP_PACKING, CHEAP)
+    packing, kinds = (PACKING, KINDS) if settings.fresh < 1 else (CHEAP_PACKING, CHEAP)
     attack = partial(make_pack, faces, [recognizer], kinds=kinds, strengths=MOSTLY_WEAK, seed=seed)
     most = len(faces.training)
     few = min(PROBE, most)

@@ -148,11 +148,30 @@ def test_demo(run, tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("demo", "--model", tiny_model)
     assert (status, err) == (0, "")
-    assert out.endswith("faces on facepurify-demo.png\n")
+    assert out.startswith("drew t1-1, ")
+    assert out.endswith(" on facepurify-demo.png\n")
     first = read_image(tmp_path / "facepurify-demo.png").pixels
     assert run("demo", "--model", tiny_model)[0] == 1
     assert run("demo", "--model", tiny_model, "--overwrite")[0] == 0
     np.testing.assert_array_equal(read_image(tmp_path / "facepurify-demo.png").pixels, first)
+
+
+def test_demo_draws_the_faces_that_are_asked_for(run, tiny_model, tmp_path):
+    pytest.importorskip("insightface", reason="needs its photos")
+    sheet = tmp_path / "sheet.png"
+    faces = ("--face", "hanks", "--face", "t1-2")
+    status, out, _ = run("demo", "--model", tiny_model, "-o", sheet, *faces)
+    assert (status, out) == (0, f"drew t1-2, hanks on {sheet}\n")
+    whole = tmp_path / "whole.png"
+    assert run("demo", "--model", tiny_model, "-o", whole)[0] == 0
+    assert read_image(sheet).pixels.shape[0] < read_image(whole).pixels.shape[0]
+    status, _, err = run(
+        "demo", "--model", tiny_model, "-o", tmp_path / "no.png", "--face", "nobody"
+    )
+    assert status == 1
+    assert "expected --face to be one of t1-1, " in err
+    assert "got nobody" in err
+    assert not (tmp_path / "no.png").exists()
 
 
 def test_demo_attacks_the_shipped_recognizer(run, tiny_model, tmp_path, monkeypatch):
