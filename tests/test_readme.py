@@ -98,6 +98,31 @@ def test_there_are_written_commands():
     assert len(written_commands()) > 25
 
 
+TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    [*ROOT.glob("models/*.md"), *ROOT.glob("benchmarks/*/README.md")]
+)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_text_points_to_is_there(text: Path):
+    written = text.read_text(encoding="utf-8")
+    lost = []
+    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", written):
+        path, _, anchor = target.partition("#")
+        goal = text.parent / path if path else text
+        if not goal.exists() or (anchor and anchor not in anchors(goal)):
+            lost.append(target)
+    files = re.findall(r"`(benchmarks/[\w./*-]+)`", written)
+    lost += [name for name in files if not list(ROOT.glob(name))]
+    assert not lost
+
+
+def anchors(text: Path) -> list[str]:
+    """What the headings of a text are linked by."""
+    heads = re.findall(r"^#+ (.*)$", text.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads]
+
+
 def rates(record: str, purifier: str, attack: str) -> str:
     """Dodging / impersonation of an oblivious attack in a recorded run, as tables print them."""
     results = json.loads((ROOT / "benchmarks" / record).read_text())
