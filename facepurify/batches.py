@@ -11,12 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, FacePurifyError, ImageShapeError, ImageTypeError
+from .errors import (
+    DataError,
+    ImageError,
+    ImageShapeError,
+    ImageTypeError,
+    LandmarkError,
+    OptionError,
+    OutputError,
+)
 from .imagefiles import MAX_PIXELS, DecodedImage, decode_image, encode_image
 from .images import SIZE, Array, Colour, check_colour
-from .purifier import Purifier
+from .purifier import Purifier, check_seed
 
 __all__ = ["PurifyBatch"]
+
+_OF_A_ROW = (ImageError, LandmarkError, OutputError)
 
 
 class PurifyBatch:
@@ -32,9 +42,10 @@ class PurifyBatch:
             each, [5, 2] or [M, 5, 2] in pixels.
         errors: None to raise the first error, which ends a Ray job; else the name of a column
             to add, with the reason for each row that failed and "" for the others. An image
-            that failed is replaced by no bytes, or by a black one: it is never passed on.
+            that failed is replaced by no bytes, or by a black one: it is never passed on. What
+            is wrong with the model and not with a row is raised in any case.
         color: Channel order of arrays; Ray's ``read_images`` gives ``"rgb"``.
-        model: As for :class:`~facepurify.Purifier`.
+        model: As for :class:`~facepurify.Purifier`; what searches for antibodies runs without.
         mask: As for :class:`~facepurify.Purifier`.
         seed: As for :meth:`~facepurify.Purifier.purify`; one draw for every batch.
         providers: As for :class:`~facepurify.Purifier`.
@@ -44,6 +55,7 @@ class PurifyBatch:
             in runs of hardly more.
 
     Raises:
+        OptionError: No seed, no number of pixels, or ``errors`` names a column that is read.
         FacePurifyError: As :class:`~facepurify.Purifier`.
 
     Example:
@@ -68,6 +80,11 @@ class PurifyBatch:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_colour(color)
+        check_seed(seed)
+        if type(max_pixels) is not int or max_pixels < 1:
+            raise OptionError(f"expected max_pixels as a whole number >= 1, got {max_pixels!r}")
+        if errors is not None and errors in (column, landmarks):
+            raise OptionError(f"expected errors to name a new column, got {errors!r}")
         self._column = column
         self._landmarks = landmarks
         self._errors = errors
@@ -87,18 +104,23 @@ class PurifyBatch:
             one in its format, nested lists as arrays), and the column of errors if wanted.
 
         Raises:
-            DataError: A column is missing.
-            FacePurifyError: As :meth:`~facepurify.Purifier.purify`, unless ``errors`` is set.
+            DataError: A column is missing, or that of the errors is there already.
+            ImageError: Not images, unless ``errors`` is set; so with the next two.
+            LandmarkError: Landmarks that are no face in the photo.
+            OutputError: A purified image that its format cannot hold.
+            ModelOutputError: The model failed.
         """
         for name in (self._column, self._landmarks):
             if name is not None and name not in batch:
                 raise DataError(f"expected a column {name!r}, the columns are: {', '.join(batch)}")
+        if self._errors is not None and self._errors in batch:
+            raise DataError(f"expected no column {self._errors!r} yet, for the errors; rename it")
         values = list(batch[self._column])
         places = None if self._landmarks is None else list(batch[self._landmarks])
         reasons = [""] * len(values)
         try:
             purified = self._purify(values, places)
-        except FacePurifyError:
+        except _OF_A_ROW:
             if self._errors is None:
                 raise
             purified = []
@@ -107,7 +129,7 @@ class PurifyBatch:
                 place = None if places is None else places[row : row + 1]
                 try:
                     purified += self._purify([value], place)
-                except FacePurifyError as error:
+                except _OF_A_ROW as error:
                     reasons[row] = str(error)
                     purified.append(b"" if encoded else _black(value))
         result: dict[str, Any] = {**batch, self._column: _column(purified)}

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import re
 
-from .errors import MissingExtraError, ModelContractError
+from .errors import ModelContractError
+from .extras import import_onnxruntime
 from .onnxfile import probe_of
 
 __all__ = ["MAX_DEMAND", "demand_of", "largest_batch"]
@@ -76,20 +77,14 @@ def demand_of(content: bytes, batch: int) -> int:
             tensor is of something else than numbers.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            'expected ONNX Runtime; install it with `pip install "facepurify[cpu]"`, '
-            'or "facepurify[gpu]"'
-        ) from error
+    ort = import_onnxruntime()
     probe = probe_of(content, batch)
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 4
-    levels = onnxruntime.GraphOptimizationLevel
+    levels = ort.GraphOptimizationLevel
     # Shapes may be worked out in the graph (Shape, Gather, Concat, Reshape), which takes folding.
     # An older ONNX Runtime would fold without a limit, and then such models are refused.
-    version = tuple(map(int, re.findall(r"\d+", onnxruntime.__version__)[:2]))
+    version = tuple(map(int, re.findall(r"\d+", ort.__version__)[:2]))
     folds = version >= _FOLDS
     options.graph_optimization_level = levels.ORT_ENABLE_BASIC if folds else levels.ORT_DISABLE_ALL
     options.add_session_config_entry(
@@ -98,7 +93,7 @@ def demand_of(content: bytes, batch: int) -> int:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(
+        session = ort.InferenceSession(
             probe.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime raises classes of its own, without a base

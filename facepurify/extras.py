@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from types import ModuleType
 
 from .errors import MissingExtraError
 
-__all__ = ["require"]
+__all__ = ["import_onnxruntime", "require"]
 
 
 def require(extra: str, *modules: str) -> None:
@@ -28,3 +30,18 @@ def require(extra: str, *modules: str) -> None:
             f"expected {', '.join(missing)} to be installed; "
             f'install it with `pip install "facepurify[{extra}]"`'
         )
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime, whichever of its builds is installed.
+
+    Raises:
+        MissingExtraError: None is, or it is broken.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingExtraError(
+            'expected ONNX Runtime; install it with `pip install "facepurify[cpu]"`, '
+            'or "facepurify[gpu]"'
+        ) from error

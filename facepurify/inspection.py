@@ -20,14 +20,15 @@ class Inspection:
     high score says that the pixels look tampered with, not that the person is not there.
 
     Attributes:
-        image: The image that was inspected.
+        image: The image that was inspected, a copy.
         purified: The same, purified.
         removed: float32, purified minus image, same shape; in grey levels of 255 for a uint8
             image, in units of the image for a float one.
         removed_picture: uint8, ``removed`` for the eye: 128 is nothing, the largest change is
             black or white.
         removed_gain: What ``removed`` was multiplied by for the picture.
-        score: Suspicion in [0, 1], higher is more suspicious; None if the model gives none.
+        score: Suspicion, higher is more suspicious: a model's lies in [0, 1], that of a chain is
+            the largest of its models' over their thresholds. None if no model gives one.
         threshold: The score from which an image is called suspicious; None if not calibrated.
         suspicious: Whether the score reaches the threshold; None if either is missing.
         mask: float32 [K], the antibody used: the weight of each eigenface; None without one.
@@ -96,7 +97,7 @@ def compare(
     gain = 127 / largest if largest > 0 else 1.0
     suspicious = None if score is None or threshold is None else score >= threshold
     return Inspection(
-        image=image,
+        image=image.copy(),
         purified=purified,
         removed=removed,
         removed_picture=np.rint(128 + gain * removed).astype(np.uint8),

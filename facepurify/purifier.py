@@ -33,7 +33,7 @@ from .stage import ModelInfo, Passed, Stage
 from .weights import ModelFile, ModelName, read_model, split_chain
 from .wrapping import unwrap, wrap
 
-__all__ = ["ModelInfo", "Purified", "Purifier"]
+__all__ = ["ModelInfo", "Purified", "Purifier", "check_seed"]
 
 Floats = NDArray[np.float32]
 Target = TypeVar("Target")
@@ -107,7 +107,10 @@ class Purifier:
     ) -> None:
         search = search_options(budget, affinity, recognizer, remember)
         if search is not None and mask is not None:
-            raise OptionError(f"expected a mask or a search, got mask={mask!r} and {search}")
+            raise OptionError(
+                f"expected a mask or a search, got mask={mask!r} and a search of {search.budget} "
+                "clones and generations; leave one of them out"
+            )
         files = [read_model(each) for each in split_chain(model)]
         names = "+".join(file.name for file in files)
         masks = _masks_of(files)
@@ -400,10 +403,7 @@ class Purifier:
 
     def _draw(self, seed: int | None) -> list[Floats | None]:
         """Draw the u of each sampled mask, one for all images of a call."""
-        if seed is not None and (
-            isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
-        ):
-            raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
+        check_seed(seed)
         sampled = any(stage.mask == "sampled" for stage in self._stages)
         if seed is not None or (sampled and not self._searches):
             rng = np.random.default_rng(seed)
@@ -412,6 +412,18 @@ class Purifier:
             rng = np.random.default_rng(0)
             self._usual = [stage.draw(rng) for stage in self._stages]
         return self._usual
+
+
+def check_seed(seed: int | None) -> None:
+    """Check the seed of a draw.
+
+    Raises:
+        SeedError: It is no whole number from 0, nor None.
+    """
+    if seed is not None and (
+        isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0
+    ):
+        raise SeedError(f"expected a seed that is a whole number >= 0 or None, got {seed!r}")
 
 
 def _masks_of(files: Sequence[ModelFile]) -> tuple[str, ...]:

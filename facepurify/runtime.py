@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import (
-    MissingExtraError,
-    ModelContractError,
-    ModelOutputError,
-    OptionError,
-    ProviderError,
-)
+from .errors import ModelContractError, ModelOutputError, OptionError, ProviderError
+from .extras import import_onnxruntime
 from .images import Array
 
 if TYPE_CHECKING:
@@ -62,7 +57,11 @@ class Session:
         threads: int | None = None,
     ) -> None:
         self.providers = providers_of(providers)
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        if threads is not None and (
+            isinstance(threads, bool)
+            or not isinstance(threads, int | np.integer)
+            or not 1 <= threads <= MAX_THREADS
+        ):
             raise OptionError(
                 f"expected threads >= 1 and at most {MAX_THREADS}, or None, got {threads!r}"
             )
@@ -98,29 +97,23 @@ class Session:
         return results
 
     def _open(self) -> onnxruntime.InferenceSession:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError(
-                'expected ONNX Runtime; install it with `pip install "facepurify[cpu]"`, '
-                'or "facepurify[gpu]"'
-            ) from error
-        available = onnxruntime.get_available_providers()
+        ort = import_onnxruntime()
+        available = ort.get_available_providers()
         missing = [name for name in self.providers if name not in available]
         if missing:
             raise ProviderError(
                 f"expected providers among {', '.join(available)}, got {', '.join(missing)}; "
                 "install the ONNX Runtime that has them, or leave providers=None for the CPU"
             )
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.log_severity_level = 4  # what matters comes as an exception
         options.enable_cpu_mem_arena = False  # bounded memory; measured, it costs no time
         options.add_session_config_entry("session.load_model_format", "ONNX")
         if self.threads is not None:
-            options.intra_op_num_threads = self.threads
+            options.intra_op_num_threads = int(self.threads)
 
         def start(providers: list[str]) -> onnxruntime.InferenceSession:
-            return onnxruntime.InferenceSession(
+            return ort.InferenceSession(
                 self._content, options, providers=providers, enable_fallback=0
             )
 

@@ -259,7 +259,7 @@ def critique(sensed: Sensed, critic: Mapping[str, Floats], deviations: Floats) -
     energy = np.log(z**2 + np.float32(_FLOOR))
     constant, slope, logarithm = critic["genes"].reshape(3, z.shape[1], -1)
     matrix = constant + size[:, :, None] * slope + energy[:, :, None] * logarithm
-    base = (sensed.code @ critic["code.weight"].T + critic["code.bias"])[:, None]
+    base = (_by_rows(sensed.code, critic["code.weight"].T) + critic["code.bias"])[:, None]
 
     def score(clones: Floats) -> Floats:
         hidden = clones @ matrix + base
@@ -267,6 +267,16 @@ def critique(sensed: Sensed, critic: Mapping[str, Floats], deviations: Floats) -
         return worth
 
     return score
+
+
+def _by_rows(vectors: Floats, matrix: Floats) -> Floats:
+    """Multiply each of the vectors [N, K] with a matrix, to [N, L].
+
+    One product for all N would be rounded otherwise for another N, and an image's result would
+    depend on what else is in the batch.
+    """
+    products: Floats = np.matmul(vectors[:, None], matrix)[:, 0]
+    return products
 
 
 def likeness(sensed: Sensed, keep: Keep, recognize: Recognize) -> Score:
@@ -376,8 +386,8 @@ class _Planes:
 
     def decode(self, coefficients: Floats) -> Floats:
         split, side = self._symmetric.shape[1], len(self._dct)
-        even = coefficients[:, :split] @ self._symmetric.T + self._mean
-        odd = coefficients[:, split:] @ self._antisymmetric.T
+        even = _by_rows(coefficients[:, :split], self._symmetric.T) + self._mean
+        odd = _by_rows(coefficients[:, split:], self._antisymmetric.T)
         block = np.zeros((len(coefficients), self._planes, side * side), np.float32)
         block[:, :, self._where[: self._even]] = even.reshape(len(even), self._planes, -1)
         block[:, :, self._where[self._even :]] = odd.reshape(len(odd), self._planes, -1)

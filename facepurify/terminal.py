@@ -25,9 +25,13 @@ def printable(message: str) -> str:
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a command line and end the process with its status.
 
+    A caller who closed an output does not want it; much of what writes cannot bear that.
     Whoever reads the output may have read enough, as ``head`` has: then the status is 1, without
     a traceback.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 (until the end)
     try:
         status = main()
         sys.stdout.flush()

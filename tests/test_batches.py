@@ -23,6 +23,7 @@ from facepurify import (
     ImageFileError,
     ImageShapeError,
     ImageTooLargeError,
+    ModelOutputError,
     OptionError,
     Purifier,
 )
@@ -190,6 +191,39 @@ def test_wrong_arguments(tiny_model: Path) -> None:
     for arguments in ({"column": "face"}, {"landmarks": "face"}):
         with pytest.raises(DataError, match="a column 'face', the columns are: image"):
             PurifyBatch(model=str(tiny_model), **arguments)({"image": crops(1)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "expected a seed"),
+        ({"max_pixels": 0}, "expected max_pixels"),
+        ({"max_pixels": "many"}, "expected max_pixels"),
+        ({"errors": "image"}, "expected errors to name a new column, got 'image'"),
+        ({"errors": "faces", "landmarks": "faces"}, "expected errors to name a new column"),
+    ],
+)
+def test_an_option_is_not_taken_for_an_error_of_all_rows(
+    tiny_model: Path, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        PurifyBatch(model=str(tiny_model), **{"errors": "why", **arguments})  # type: ignore[arg-type]
+
+
+def test_errors_do_not_replace_a_column(tiny_model: Path) -> None:
+    with pytest.raises(DataError, match="expected no column 'id' yet"):
+        PurifyBatch(model=str(tiny_model), errors="id")({"image": crops(1), "id": np.arange(1)})
+
+
+def test_a_model_that_fails_is_no_error_of_the_rows(tiny_model: Path) -> None:
+    purify = PurifyBatch(model=str(tiny_model), errors="why")
+
+    def fail(*_: object, **__: object) -> object:
+        raise ModelOutputError("the model failed: no reason")
+
+    purify._purifier.purify = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(ModelOutputError, match="no reason"):
+        purify({"image": crops(2)})
 
 
 def test_pickle(tiny_model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class FaceFinder:
                 f"expected insightface to find faces with, got {error!r}; "
                 f"install it with {_INSTALL}"
             ) from error
-        if not pack.is_dir():
+        if not os.path.isdir(pack):  # noqa: PTH112 (Path's own raises where it may not look)
             raise ModelNotFoundError(f"expected the folder of an insightface pack, got {pack}")
         import onnxruntime  # which insightface requires
 
@@ -96,7 +97,8 @@ def default_pack() -> Path | None:
     """Find insightface's default model pack, without fetching it.
 
     Returns:
-        Its folder; None where insightface is not installed or the pack was never fetched.
+        Its folder; None where insightface is not installed, or where there is none that this
+        process may look into.
 
     Raises:
         MissingExtraError: insightface is installed, but cannot be imported.
@@ -109,8 +111,11 @@ def default_pack() -> Path | None:
         raise MissingExtraError(
             f"expected insightface to import, got {error!r}; repair it with {_INSTALL}"
         ) from error
-    pack = Path.home() / ".insightface" / "models" / DEFAULT_MP_NAME
-    return pack if pack.is_dir() else None
+    try:
+        pack = Path.home() / ".insightface" / "models" / DEFAULT_MP_NAME
+    except RuntimeError:  # nobody says where the user is at home
+        return None
+    return pack if os.path.isdir(pack) else None  # noqa: PTH112 (as above)
 
 
 def open_finder(

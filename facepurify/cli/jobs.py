@@ -108,7 +108,9 @@ class Plan:
 
     def takes(self, path: Path) -> bool:
         """Tell whether an absolute path is one of the images to read."""
-        return _place(path) in self._files or (path.is_file() and self._is_searched(path))
+        if _place(path) in self._files:
+            return True
+        return (path.is_file() or _leads_nowhere(path)) and self._is_searched(path)
 
     def leftovers(self) -> Iterator[Path]:
         """Find the temporary files that a killed run left in the place of its results."""
@@ -286,11 +288,19 @@ def _files_in(
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Tell whether to read an entry; whoever reads it says why it cannot be."""
+    """Tell whether to read an entry; whoever reads it says why it cannot be.
+
+    A link to nothing counts, such as one to content that was never fetched; a link to a folder
+    does not, since it may lead back up.
+    """
     try:
-        return entry.is_file()
+        return entry.is_file() or _leads_nowhere(Path(entry.path))
     except OSError:  # such as a link to itself
         return True
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -73,15 +73,19 @@ def purifier_of(args: argparse.Namespace) -> Purifier:
 
 def _budget(text: str) -> tuple[int, int]:
     clones, _, generations = text.partition("x")
-    return int(clones), int(generations)
+    try:
+        return int(clones), int(generations)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected clones and generations, such as 32x4, got {text!r}"
+        ) from None
 
 
 def _seed(text: str) -> int:
     # here rather than at the first image, when a folder's note is written already
-    seed = int(text)
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {seed}")
-    return seed
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
+    return int(text)
 
 
 def finder_of(args: argparse.Namespace) -> FaceFinder | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import FacePurifyError, ImageFileError, NoFaceError, OptionError, OutputError
 from ..files import atomic_path, make_folder, writing
-from ..imagefiles import encode_image, format_of, is_whole, read_image
+from ..imagefiles import DecodedImage, encode_image, format_of, is_whole, read_image
 from ..runtime import CPU
 from ..terminal import printable
 from .finding import default_pack, locate
@@ -87,6 +89,11 @@ def run(args: argparse.Namespace) -> int:
     done = DoneList(plan.folder)
     worker = _Worker(args, plan, done)
     name = worker.purifier.info.name
+    if worker.takes_crops and not args.aligned:
+        print(
+            "no model pack is here to find faces with: takes every image as an aligned face crop "
+            "(--pack FOLDER names one; --aligned says that these are crops)"
+        )
     tally = _Tally()
     made: dict[str, Made] = {}
     if plan.folder is not None:
@@ -109,7 +116,10 @@ def run(args: argparse.Namespace) -> int:
                     outcome = _Outcome(error=outcome)
                 tally.add(job, outcome)
                 if outcome.error is not None:
-                    failures.add(job.source, outcome.error)
+                    try:
+                        failures.add(job.source, outcome.error)
+                    except OutputError as error:  # such as of a full disk
+                        tally.unlisted = error
         except KeyboardInterrupt:
             tally.report(count, name, failures.path)
             goes_on = "" if plan.folder is None else "; the same command with --resume goes on"
@@ -142,6 +152,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.done = self.faces = self.copied = self.kept = self.replaced = self.failed = 0
+        self.unlisted: OutputError | None = None
         self._shown: list[str] = []
 
     def add(self, job: Job, outcome: _Outcome) -> None:
@@ -167,7 +178,9 @@ class _Tally:
         if self.replaced:
             print(f"replaced {self.replaced} input file(s)")
         if self.failed:
-            if path is not None:
+            if self.unlisted is not None:
+                print(f"the failures are not all listed: {self.unlisted}", file=sys.stderr)
+            elif path is not None:
                 print(f"listed the failures in {path}")
             print(
                 f"{self.failed} image(s) failed, nothing was written for them:",
@@ -204,6 +217,11 @@ class _Worker:
         self._done = done
         self.purifier = purifier_of(args)
         self._finder = finder_of(args)
+
+    @property
+    def takes_crops(self) -> bool:
+        """Whether every image counts as an aligned crop."""
+        return self._finder is None
 
     def options(self) -> dict[str, Any]:
         """Name whatever the results depend on, as JSON has it."""
@@ -245,19 +263,19 @@ class _Worker:
                 return _Outcome(kept=True)
             redo = ours or not is_whole(job.target)
         in_place = check_target(job, self._plan, self._args.overwrite or redo)
+        image = read_image(job.source)
         try:
-            image = read_image(job.source)
             landmarks = locate(image.pixels, self._finder)
         except NoFaceError:
             if not self._args.keep_faceless:
                 raise
-            if not in_place:
+            if format_of(job.target) != image.format:
+                self._write(job, state, _encoded(image.pixels, image, job.target))
+            elif not in_place:
                 self._write(job, state, job.source.read_bytes())
             return _Outcome(copied=True)
         purified = self.purifier.purify(image.pixels, landmarks=landmarks, seed=self._args.seed)
-        format = format_of(job.target)
-        content = encode_image(purified, format, alpha=image.alpha, lossless=image.lossless)
-        self._write(job, state, content)
+        self._write(job, state, _encoded(purified, image, job.target))
         return _Outcome(1 if landmarks is None else len(landmarks), replaced=in_place)
 
     def _write(self, job: Job, state: str, content: bytes) -> None:
@@ -266,6 +284,11 @@ class _Worker:
         with writing(job.target), atomic_path(job.target) as temporary:
             temporary.write_bytes(content)
             self._done.add(job.source, state, job.target, content)
+
+
+def _encoded(pixels: NDArray[np.uint8], image: DecodedImage, target: Path) -> bytes:
+    """Encode pixels as their image was, in the format of the target."""
+    return encode_image(pixels, format_of(target), alpha=image.alpha, lossless=image.lossless)
 
 
 def _workers(args: argparse.Namespace, count: int) -> int:

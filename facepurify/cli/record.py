@@ -73,7 +73,10 @@ def begin_run(folder: Path, options: dict[str, Any], *, anew: bool) -> None:
 
 
 class _Lines:
-    """A file that is opened with its first line, and closed with the block."""
+    """A file that is opened with its first line, and closed with the block.
+
+    Nothing is buffered: what is there after a kill or on a full disk are whole lines but the last.
+    """
 
     _file: Any = None
 
@@ -88,6 +91,13 @@ class _Lines:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _write(self, path: Path, mode: str, text: str) -> None:
+        with writing(path):
+            if self._file is None:
+                self._file = path.open(mode, buffering=0)
+            if self._file.write(text.encode("ascii")) < len(text):
+                raise OutputError(f"could not write {path}: no space is left")
 
 
 class Made(NamedTuple):
@@ -132,14 +142,8 @@ class DoneList(_Lines):
             "result": str(result.relative_to(self._folder)),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        path = self._folder / DONE
-        with writing(path):
-            if self._file is None:
-                self._file = path.open("ab", buffering=0)
-            # The newline comes first, and so ends what a full disk may have cut short.
-            text = f"\n{json.dumps(line)}".encode("ascii")
-            if self._file.write(text) < len(text):
-                raise OutputError(f"could not write {path}: no space is left")
+        # The newline comes first, and so ends what a full disk may have cut short.
+        self._write(self._folder / DONE, "ab", f"\n{json.dumps(line)}")
 
     def made(self, root: Path) -> dict[str, Made]:
         """Read what was made of the sources below a folder, in their places.
@@ -228,11 +232,8 @@ class FailureList(_Lines):
         if self.path is None:
             return
         line = {"source": str(source), "error": type(error).__name__, "message": str(error)}
-        with writing(self.path):
-            if self._file is None:
-                make_folder(self.path.parent)
-                self._file = self.path.open("w", encoding="ascii", buffering=1)
-            self._file.write(json.dumps(line) + "\n")
+        make_folder(self.path.parent)
+        self._write(self.path, "wb", json.dumps(line) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

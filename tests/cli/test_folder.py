@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from facepurify import OutputError, Purifier
-from facepurify.cli.record import DONE, FAILED, RUN, DoneList, Made
+from facepurify.cli.record import DONE, FAILED, RUN, DoneList, FailureList, Made
 from facepurify.imagefiles import read_image, write_image
 
 CROPS = 120
@@ -363,6 +363,34 @@ def test_many_failures_are_listed_and_not_all_shown(tiny_model, tmp_path, run):
     write_image(tmp_path / "in" / "0.png", np.zeros((112, 112, 3), np.uint8))
     run("purify", tmp_path / "in", "-o", output, "--model", tiny_model, "--resume")
     assert len((output / FAILED).read_text().splitlines()) == 29
+
+
+def test_failures_that_cannot_be_listed_do_not_end_the_run(
+    crop_file, tiny_model, tmp_path, run, monkeypatch
+):
+    (crop_file.parent / "bad.png").write_bytes(b"no image")
+    monkeypatch.setattr(FailureList, "_write", full)
+    status, out, err = run(
+        "purify", crop_file.parent, "-o", tmp_path / "out", "--model", tiny_model
+    )
+    assert status == 1
+    assert "purified 1 face(s) in 1 of 2 image(s)" in out
+    assert "listed the failures" not in out
+    assert err.startswith("the failures are not all listed: could not write it: no space is left")
+    assert "bad.png: expected a JPEG" in err
+
+
+def full(*_: object) -> None:
+    raise OutputError("could not write it: no space is left")
+
+
+def test_a_failure_on_a_full_disk_is_an_error_of_ours(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    failures = FailureList(None)
+    failures.path = Path("/dev/full")
+    with failures, pytest.raises(OutputError, match="No space left"):
+        failures.add(tmp_path, ValueError())
 
 
 def test_one_file_to_one_file_leaves_nothing_else(crop_file, tiny_model, tmp_path, run):

@@ -129,18 +129,18 @@ def test_a_link_to_the_input_is_the_input(tmp_path):
         check_target(Job(source, link), Plan([source], tmp_path / "out"), False)
 
 
-def test_the_search_is_in_alphabetical_order_and_follows_no_links(tmp_path):
+def test_the_search_is_in_alphabetical_order_and_follows_no_links_to_folders(tmp_path):
     files(tmp_path / "in", "b/x.png", "a.png", "b.png", "c/y.png", "c.png")
     files(tmp_path / "else", "z.png")
     (tmp_path / "in" / "d").symlink_to(tmp_path / "else")
     (tmp_path / "in" / "e.png").symlink_to(tmp_path / "else" / "z.png")
     (tmp_path / "in" / "f.png").symlink_to(tmp_path / "nowhere.png")
     names = targets(plan([tmp_path / "in"], tmp_path / "out"), tmp_path / "out")
-    assert names == ["a.png", "b/x.png", "b.png", "c/y.png", "c.png", "e.png"]
+    assert names == ["a.png", "b/x.png", "b.png", "c/y.png", "c.png", "e.png", "f.png"]
     # what the search does not come across is not taken for a part of it
-    assert len(plan([tmp_path / "in", tmp_path / "in" / "d"], tmp_path / "out")) == 7
-    assert len(plan([tmp_path / "in", tmp_path / "in" / "d" / "z.png"], tmp_path / "out")) == 7
-    assert len(plan([tmp_path / "in" / "c", tmp_path / "in"], tmp_path / "out")) == 6
+    assert len(plan([tmp_path / "in", tmp_path / "in" / "d"], tmp_path / "out")) == 8
+    assert len(plan([tmp_path / "in", tmp_path / "in" / "d" / "z.png"], tmp_path / "out")) == 8
+    assert len(plan([tmp_path / "in" / "c", tmp_path / "in"], tmp_path / "out")) == 7
 
 
 def test_an_output_behind_a_link_is_no_input(tmp_path):

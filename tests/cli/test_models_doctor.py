@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,13 @@ def test_no_onnxruntime(run, shipped, monkeypatch):
     assert "broken  onnxruntime: " in out
     assert "ok      CUDAExecutionProvider: not there, as ONNX Runtime is not" in out
     assert 'pip install "facepurify[cpu]"' in out
+
+
+@pytest.mark.parametrize("output", ["1", "2"])
+def test_an_output_that_is_closed(output):
+    command = f"{shlex.quote(sys.executable)} -m facepurify models list {output}>&-"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_reader_that_has_read_enough_gets_no_traceback():

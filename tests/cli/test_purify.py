@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from facepurify import Purifier
+from facepurify import ModelNotFoundError, Purifier
+from facepurify.cli.finding import FaceFinder, default_pack
 from facepurify.imagefiles import read_image, write_image
 
 
@@ -23,7 +24,7 @@ def test_an_aligned_crop(run, crop_file, tiny_model, tmp_path):
     output = tmp_path / "new" / "folder"
     status, out, err = run("purify", crop_file, "-o", output, "--model", tiny_model)
     assert (status, err) == (0, "")
-    assert out == "purified 1 face(s) in 1 of 1 image(s) with tiny\n"
+    assert out.endswith("\npurified 1 face(s) in 1 of 1 image(s) with tiny\n")
     expected = Purifier(tiny_model).purify(read_image(crop_file).pixels)
     np.testing.assert_array_equal(read_image(output / "crop.png").pixels, expected)
 
@@ -102,6 +103,40 @@ def test_photos_without_a_face(run, photo, detector, crop_file, tiny_model, tmp_
     assert (status, err) == (0, "")
     assert "copied 1 image(s) without a face as they are" in out
     assert (output / "crop.png").read_bytes() == crop_file.read_bytes()
+
+
+def test_a_faceless_photo_becomes_what_its_new_name_says(run, detector, crop_file, tiny_model):
+    target = crop_file.parent / "same.jpg"
+    arguments = ["purify", crop_file, "-o", target, "--model", tiny_model, "--keep-faceless"]
+    assert run(*arguments)[0] == 0
+    assert read_image(target).format == "JPEG"
+
+
+def test_it_says_that_photos_are_taken_as_crops(run, crop_file, tiny_model, tmp_path):
+    arguments = ["purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model]
+    assert run(*arguments)[1].startswith("no model pack is here to find faces with: ")
+    assert run(*arguments, "--aligned", "--overwrite")[1].startswith("purified 1 face(s)")
+
+
+def test_nobody_says_where_the_user_is_at_home(run, crop_file, tiny_model, tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert run("purify", crop_file, "-o", tmp_path / "out", "--model", tiny_model)[0] == 0
+
+
+def test_a_home_that_this_process_may_not_look_into(
+    run, crop_file, tiny_model, tmp_path, monkeypatch
+):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", forbidden)
+        assert default_pack() is None
+        with pytest.raises(ModelNotFoundError, match="expected the folder of an insightface pack"):
+            FaceFinder(tmp_path / "no")
 
 
 def test_nothing_is_replaced_unasked(run, crop_file, tiny_model, tmp_path):
@@ -267,6 +302,12 @@ def test_a_wrong_seed_leaves_no_note(run, crop_file, tiny_model, tmp_path, seed)
             run(command, crop_file, "-o", target, "--model", tiny_model, "--seed", seed)
         assert stop.value.code == 2
         assert not target.exists()
+
+
+def test_a_budget_that_is_none(run, crop_file, capsys):
+    with pytest.raises(SystemExit):
+        run("purify", crop_file, "-o", "o", "--budget", "32")
+    assert "expected clones and generations, such as 32x4, got '32'" in capsys.readouterr().err
 
 
 def test_usage_errors(run, crop_file):
