@@ -181,7 +181,7 @@ class _Judge:
                     for price in (0.0, *PRICES)
                 )
                 yield self._row(OPEN, target, budget, [openly])
-                yield self._row(HIDDEN, target, budget, hidden)
+                yield self._row(HIDDEN, target, budget, [openly, *hidden])
 
     def _attacked(self, target: Target, attack: AdaptiveAttack, eps: float) -> _Seen:
         price = f", a price of {attack.hiding:g}" if attack.hiding else ""

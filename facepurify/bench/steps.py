@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -55,6 +57,12 @@ class Seen(NamedTuple):
 
     embeddings: _Floats
     suspicion: _Floats | None
+
+
+def _code(*patterns: str) -> str:
+    """Digest source files, this one, and the versions of what computes."""
+    versions = (f"{each.__name__} {each.__version__}" for each in (cv2, np, onnxruntime, torch))
+    return digest(source_digest("bench/steps.py", *patterns), *versions)
 
 
 class Faces(NamedTuple):
@@ -118,13 +126,11 @@ class Steps:
             *(f"bench/{name}.py" for name in ("defences", "baselines", "conversion")),
             *(f"bench/attacks/{name}.py" for name in ("dim", "tim")),  # baselines use them
         )
-        self._judging = source_digest(*defending, "bench/recognizers.py")
-        self._comparing = source_digest("bench/metrics.py")
+        self._judging = _code(*defending, "bench/recognizers.py")
+        self._comparing = _code("bench/metrics.py")
         self._met: set[str] = set()
-        self._adapting = source_digest(*defending, "bench/adaptive.py")
-        self._attacking = source_digest(
-            "bench/attacks/*.py", "bench/recognizers.py", "bench/conversion.py"
-        )
+        self._adapting = _code(*defending, "bench/adaptive.py")
+        self._attacking = _code("bench/attacks/*.py", "bench/recognizers.py", "bench/conversion.py")
 
     def phase(self, text: str) -> None:
         """Say in the progress bar what is being done now."""

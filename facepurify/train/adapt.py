@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from facepurify.bench.attacks import FGSM, PGD, Attack, Blocks
+from facepurify.bench.attacks import FGSM, PGD, Attack, Blocks, Graded
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
@@ -31,7 +31,7 @@ from facepurify.weights import read_model
 
 __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
-ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10), Blocks(steps=10))
+ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=10), Blocks(steps=10), Graded(steps=10))
 PACKING = 0.35  # of the time that is left for attacking and training
 MOSTLY_WEAK = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # they are harder to find
 CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05
@@ -73,9 +73,9 @@ class AdaptRecipe:
                 f"expected minutes and rate above 0, got {self.minutes} and {self.rate}"
             )
         check_overshoot(self.overshoot)
-        if min(self.batch, self.pairs, self.attacked) < 1:
+        if self.batch < 2 or min(self.pairs, self.attacked) < 1:
             raise OptionError(
-                "expected batch, pairs and attacked of 1 or more, "
+                "expected a batch of 2 or more, pairs and attacked of 1 or more, "
                 f"got {self.batch}, {self.pairs} and {self.attacked}"
             )
         self.settings()  # it refuses the rest

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facepurify.bench.attacks import GOALS, Attack, get_attack
-from facepurify.bench.cache import Cache, digest
+from facepurify.bench.cache import Cache, digest, source_digest
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError, OutputExistsError
 from facepurify.files import atomic_path
@@ -42,8 +42,10 @@ __all__ = [
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
-# Half of them in blocks: those are the hardest to find, and of a fifth too little is learned.
-KINDS = {"fgsm": 0.12, "pgd": 0.2, "mim": 0.05, "dim": 0.05, "tim": 0.08, "blocks": 0.5}
+# Two thirds in blocks and graded: those are the hardest to find.
+KINDS = {
+    "fgsm": 0.08, "pgd": 0.14, "mim": 0.04, "dim": 0.04, "tim": 0.05, "blocks": 0.35, "graded": 0.3
+}  # fmt: skip
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -255,6 +257,7 @@ def make_pack(
     settings = {
         "faces": faces.digest, "guides": [guide.sha256 for guide in guides], "count": count,
         "kinds": dict(kinds), "strengths": list(strengths), "seed": seed, "batch": batch,
+        "code": source_digest("bench/attacks/*.py", "train/attack_pack.py"),
     }  # fmt: skip
     starts = range(0, count, batch)
     for number, start in enumerate(tqdm(starts, desc="attacking faces", unit="batch")):

@@ -44,7 +44,7 @@ class AutoencoderRecipe:
     Attributes:
         steps: of the optimiser.
         batch: images a step.
-        rate: peak learning rate of Adam, one cosine down to zero.
+        rate: peak learning rate of AdamW, one cosine down to zero.
         clean: share of the images that are left clean.
     """
 

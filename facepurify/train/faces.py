@@ -34,7 +34,8 @@ class FaceSet:
     Attributes:
         images: uint8 [N, 112, 112, 3], RGB, memory-mapped.
         names: N paths, relative to the folder that they were found in.
-        held_out: bool [N], the tenth kept for choices; all images of one identity fall together.
+        held_out: bool [N], the tenth kept for choices; all images of one folder, which is taken for
+            one identity, fall together.
         skipped: how many images were left out, by reason.
         digest: of the names and the pixels: other faces, another digest.
     """

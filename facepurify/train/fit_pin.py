@@ -37,7 +37,7 @@ class PinRecipe:
     Attributes:
         steps: of the optimiser.
         batch: images a step.
-        rate: peak learning rate of Adam, one cosine down to zero.
+        rate: peak learning rate of AdamW, one cosine down to zero.
         sparsity: rank of the eigenvalue that is lambda; a low rank prunes more.
         harm: how much worse noise is than as much lost detail (published: 1).
         reconstruction: weight of the published loss (summed over pixels, range 1).

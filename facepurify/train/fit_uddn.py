@@ -46,7 +46,7 @@ class UddnRecipe:
     Attributes:
         steps: of the optimiser.
         batch: images a step.
-        rate: peak learning rate of Adam, one cosine down to zero.
+        rate: peak learning rate of AdamW, one cosine down to zero.
         distance: between what a guide sees in the purified and in the clean image: "l1" of the
             embeddings (published, l = -1), "feature", L1 of the feature before it (published,
             l = -2), or "cosine" of the embeddings.

@@ -207,7 +207,7 @@ def harden(
         label = label.to(device)
         alone = float(torch.rand((), generator=generator)) >= recipe.purified
         through = None if alone else purify
-        # Attacked as it will be deployed, with its running averages; and these stay clean.
+        # Attacked as it will be deployed, with its running averages.
         net.eval()
         with torch.no_grad():
             goal = embed(clean)[partner]

@@ -34,10 +34,12 @@ from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_i
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "blocks10", "reversed10", "square100",
+    "blocks10", "graded10", "reversed10", "square100",
 ]  # fmt: skip
 L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2"]
-ITERATIVE = ["pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "feature_target10"]
+ITERATIVE = [
+    "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "feature_target10",
+]  # fmt: skip
 NET = RandomNet()
 COUNT = 3
 
@@ -115,6 +117,24 @@ def test_blocks_have_the_mean_of_what_lies_in_them(
 def test_blocks_of_no_size(least: int, most: int) -> None:
     with pytest.raises(AttackError, match=f"sides of squares from 1 up, got {least} to {most}"):
         Blocks(least=least, most=most)
+
+
+@pytest.mark.parametrize("eps", [1.0, 2.0, 8.0, 24.0])
+def test_graded_noise_is_slight_on_average_and_nowhere_above_eps(eps: float) -> None:
+    attack = get_attack("graded10")
+    images = attacked(attack, "dodging", eps)
+    change = ((images * 255).round() - (random_images(COUNT) * 255).round()).flatten(1)
+    assert (change.abs().amax(1) <= eps).all()
+    level = change.square().mean(1).sqrt()
+    allowed = min(max(1.0, eps / 6), eps)
+    assert (level <= allowed * (1 + 1e-6)).all()
+    assert (level > 0.7 * allowed).all()
+    assert (change.abs().unique() > 0).sum() > 1 or eps == 1  # no signs
+
+
+def test_graded_noise_has_no_ball_of_its_own() -> None:
+    with pytest.raises(AttackError, match="expected norm linf for graded, got l2"):
+        get_attack("graded10-l2")
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_a_damaged_entry_counts_as_none(tmp_path: Path, keep: int):
     (path,) = tmp_path.rglob("*.npz")
     path.write_bytes(path.read_bytes()[:keep])
     assert cache.get(KEY) is None
+
+
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_an_entry_with_another_byte_is_none_or_an_entry(place: float, value: int):
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Path(folder))
+        cache.put(KEY, ARRAYS)
+        (path,) = Path(folder).glob("*/*.npz")
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] = value
+        path.write_bytes(content)
+        assert isinstance(cache.get(KEY), dict | None)
 
 
 def test_a_pickled_entry_is_not_loaded(tmp_path: Path):

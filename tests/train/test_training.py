@@ -226,7 +226,7 @@ def test_choice_is_drawn_from_held_out_faces(
             "genuine rejected",
             *(
                 f"{attack} {goal}"
-                for attack in ("fgsm", "pgd20", "blocks20", "adaptive")
+                for attack in ("fgsm", "pgd20", "blocks20", "graded20", "adaptive")
                 for goal in ("dodging", "impersonation")
             ),
         }

@@ -10,6 +10,7 @@ from facepurify.bench.attacks.blocks import Blocks
 from facepurify.bench.attacks.dim import DIM
 from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
+from facepurify.bench.attacks.graded import Graded
 from facepurify.bench.attacks.mim import MIM
 from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
 from facepurify.bench.attacks.pgd import PGD
@@ -31,6 +32,7 @@ __all__ = [
     "Embed",
     "FeatureTarget",
     "Goal",
+    "Graded",
     "LabelFree",
     "Minimal",
     "Norm",
@@ -43,7 +45,20 @@ __all__ = [
 
 _FAMILIES: dict[str, type[Attack]] = {
     cls.family: cls
-    for cls in (FGSM, PGD, MIM, DIM, TIM, Blocks, APGD, Reversed, Square, FeatureTarget, LabelFree)
+    for cls in (
+        FGSM,
+        PGD,
+        MIM,
+        DIM,
+        TIM,
+        Blocks,
+        Graded,
+        APGD,
+        Reversed,
+        Square,
+        FeatureTarget,
+        LabelFree,
+    )
 }
 
 

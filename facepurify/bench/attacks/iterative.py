@@ -18,7 +18,7 @@ def step_size(step: int, problem: Problem) -> Tensor:
     """Length of a step in grey levels, [N, 1, 1, 1].
 
     A quarter of eps, that is 2.5 eps / steps for ten steps, halved every ten steps down to 1/32;
-    in L-inf at least one level, since less may be lost in rounding. It does not depend on how
+    in L-inf at least one level, the grid of what is delivered. It does not depend on how
     many steps will follow, so a longer attack begins as the shorter one, and cannot end worse.
     """
     size = problem.eps / 4 * 0.5 ** min(step // 10, 3)
