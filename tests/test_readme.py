@@ -168,8 +168,9 @@ def test_the_table_at_the_top_is_the_recorded_one():
     alarms = json.loads((ROOT / "benchmarks" / "records" / "alarms.json").read_text())
     frr = {row["defence"]: f"{100 * row['frr']:.1f}" for row in results["clean"]}
     asked = (
-        ("oblivious", FINE), ("stored", FINE), ("oblivious", ("blocks40",)),
-        ("stored", ("blocks40",)), ("query", ()), ("adaptive", ()),
+        ("oblivious", FINE), ("stored", FINE),
+        *((kind, (name,)) for name in ("blocks40", "graded40") for kind in ("oblivious", "stored")),
+        ("query", ()), ("adaptive", ()),
     )  # fmt: skip
     rows = [
         tuple(worst(results, name, attacker, *names) for name in ("none", "immune"))
@@ -181,7 +182,15 @@ def test_the_table_at_the_top_is_the_recorded_one():
     assert [(was, now.strip("*")) for was, now in said] == rows
 
 
-@pytest.mark.parametrize("attack", [*FINE, "blocks40", "pgd40 as jpeg90", "blocks40 as jpeg90"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *FINE,
+        "blocks40",
+        "graded40",
+        *(f"{name} as jpeg90" for name in ("pgd40", "blocks40", "graded40")),
+    ],
+)
 def test_attacks_in_the_card_are_the_recorded_ones(attack: str):
     card = (ROOT / "models" / "immune.md").read_text(encoding="utf-8")
     label = attack.replace(" as jpeg90", ", stored as JPEG 90")
