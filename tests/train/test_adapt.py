@@ -188,7 +188,8 @@ def test_nothing_is_calibrated_without_held_out_faces(faces: FaceSet, tmp_path: 
     [
         ({"minutes": 0}, "expected minutes"),
         ({"rate": -1e-3}, "expected minutes and rate"),
-        ({"attacked": 0}, "expected batch, pairs and attacked"),
+        ({"attacked": 0}, "expected a batch of 2 or more, pairs and attacked"),
+        ({"batch": 1}, "expected a batch of 2 or more"),
         ({"fresh": 1.5}, "expected fresh from 0 to 1"),
         ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
         ({"fresh": 0.0, "rehearse": 2}, "above 0 to redraw or rehearse"),
