@@ -64,9 +64,13 @@ def guide(guide_file: Path) -> Recognizer:
 
 
 @pytest.fixture(scope="session")
-def pack(faces: FaceSet, guide: Recognizer) -> AttackPack:
-    # of fine grain for the most part: in a few steps on twelve faces a net learns of these
-    kinds = {"fgsm": 0.2, "pgd": 0.3, "mim": 0.1, "dim": 0.1, "tim": 0.1, "blocks": 0.2}
+def kinds() -> dict[str, float]:
+    """Attacks of fine grain for the most part: in a few steps on twelve faces a net learns these."""
+    return {"fgsm": 0.2, "pgd": 0.3, "mim": 0.1, "dim": 0.1, "tim": 0.1, "blocks": 0.2}
+
+
+@pytest.fixture(scope="session")
+def pack(faces: FaceSet, guide: Recognizer, kinds: dict[str, float]) -> AttackPack:
     return make_pack(faces, [guide, guide], 12, kinds=kinds, batch=4)
 
 

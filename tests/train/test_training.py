@@ -42,9 +42,9 @@ def test_attacks_stay_inside_their_strength_and_work(pack: AttackPack, guide: Re
 
 
 def test_a_pack_is_repeatable_and_loads(
-    pack: AttackPack, faces: FaceSet, guide: Recognizer, tmp_path: Path
+    pack: AttackPack, faces: FaceSet, guide: Recognizer, kinds: dict[str, float], tmp_path: Path
 ) -> None:
-    again = make_pack(faces, [guide, guide], 12, batch=4)
+    again = make_pack(faces, [guide, guide], 12, kinds=kinds, batch=4)
     assert np.array_equal(again.attacked, pack.attacked)
     pack.save(tmp_path / "pack.npz")
     loaded = AttackPack.load(tmp_path / "pack.npz")
