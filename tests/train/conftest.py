@@ -65,7 +65,7 @@ def guide(guide_file: Path) -> Recognizer:
 
 @pytest.fixture(scope="session")
 def kinds() -> dict[str, float]:
-    """Attacks of fine grain for the most part: in a few steps on twelve faces a net learns these."""
+    """Mostly attacks of fine grain: in a few steps on twelve faces a net learns of these."""
     return {"fgsm": 0.2, "pgd": 0.3, "mim": 0.1, "dim": 0.1, "tim": 0.1, "blocks": 0.2}
 
 
