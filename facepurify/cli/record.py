@@ -232,7 +232,8 @@ class FailureList(_Lines):
         if self.path is None:
             return
         line = {"source": str(source), "error": type(error).__name__, "message": str(error)}
-        make_folder(self.path.parent)
+        if self._file is None:
+            make_folder(self.path.parent)
         self._write(self.path, "wb", json.dumps(line) + "\n")
 
 

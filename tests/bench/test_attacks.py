@@ -133,7 +133,7 @@ def test_graded_noise_is_slight_on_average_and_nowhere_above_eps(eps: float) -> 
 
 
 def test_graded_noise_has_no_ball_of_its_own() -> None:
-    with pytest.raises(AttackError, match="expected norm linf for graded, got l2"):
+    with pytest.raises(AttackError, match="expected norm linf for graded, got 'l2'"):
         get_attack("graded10-l2")
 
 

@@ -202,19 +202,23 @@ class Attack(abc.ABC):
 
     Attributes:
         goals: what it can do; most can do both.
+        norms: of the balls that it can stay in; most can in both.
         family: the name without its number, as ``get_attack`` knows it.
         count: the field that the name's number sets ("steps" in "pgd40"); "" for none.
         norm: of the ball that the attack stays in.
     """
 
     goals: ClassVar[tuple[Goal, ...]] = GOALS
+    norms: ClassVar[tuple[Norm, ...]] = NORMS
     family: ClassVar[str]
     count: ClassVar[str] = ""
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise AttackError(f"expected norm linf or l2, got {self.norm!r}")
+        if self.norm not in self.norms:
+            raise AttackError(
+                f"expected norm {' or '.join(self.norms)} for {self.family}, got {self.norm!r}"
+            )
         if self.count and self.cost < 1:
             raise AttackError(f"expected {self.count} >= 1, got {self.cost}")
 

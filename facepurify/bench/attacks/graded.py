@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from typing_extensions import override
 
-from facepurify.bench.attacks.base import Problem
+from facepurify.bench.attacks.base import Norm, Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
-from facepurify.errors import AttackError
 
 __all__ = ["Graded"]
 
@@ -28,11 +28,7 @@ class Graded(IterativeAttack):
     """
 
     family = "graded"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm != "linf":
-            raise AttackError(f"expected norm linf for {self.family}, got {self.norm}")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
     @override
     def run(self, problem: Problem) -> Tensor:

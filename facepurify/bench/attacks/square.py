@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from facepurify.bench.attacks.base import Attack, Best, Problem
-from facepurify.errors import AttackError
+from facepurify.bench.attacks.base import Attack, Best, Norm, Problem
 
 __all__ = ["Square", "square_share"]
 
@@ -40,14 +39,10 @@ class Square(Attack):
     """
 
     family = "square"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     count: ClassVar[str] = "queries"
     queries: int = 1000
     start: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm != "linf":
-            raise AttackError(f"expected norm linf for square, got {self.norm!r}")
 
     @override
     def run(self, problem: Problem) -> Tensor:
