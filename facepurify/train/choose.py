@@ -17,7 +17,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from facepurify.bench.adaptive import AdaptiveAttack, Scene
-from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Blocks, Goal, Graded
+from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Blocks, Goal, Graded, Grey
 from facepurify.bench.defences import Defence, PurifierDefence, get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
@@ -47,7 +47,9 @@ __all__ = [
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
 CHUNK = 64
-ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(steps=20), Blocks(steps=20), Graded(steps=20))
+ATTACKS: tuple[Attack, ...] = (
+    FGSM(), PGD(steps=20), Blocks(steps=20), Graded(steps=20), Grey(steps=20)
+)  # fmt: skip
 Floats = npt.NDArray[np.float32]
 Purify = Callable[[Floats], Floats]
 

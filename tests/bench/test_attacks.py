@@ -34,11 +34,15 @@ from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_i
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "blocks10", "graded10", "reversed10", "square100",
+    "blocks10", "graded10", "grey10", "reversed10", "square100",
 ]  # fmt: skip
-L2 = ["fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2"]
+L2 = [
+    "fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2",
+    "grey10-l2",
+]  # fmt: skip
 ITERATIVE = [
-    "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "feature_target10",
+    "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "grey10",
+    "feature_target10",
 ]  # fmt: skip
 NET = RandomNet()
 COUNT = 3
@@ -135,6 +139,17 @@ def test_graded_noise_is_slight_on_average_and_nowhere_above_eps(eps: float) -> 
 def test_graded_noise_has_no_ball_of_its_own() -> None:
     with pytest.raises(AttackError, match="expected norm linf for graded, got 'l2'"):
         get_attack("graded10-l2")
+
+
+def test_grey_noise_has_no_colour() -> None:
+    images = attacked(get_attack("grey10"), "dodging", 8)
+    clean = (random_images(COUNT) * 255).round()
+    change = (images * 255).round() - clean
+    room = ((clean >= 8) & (clean <= 247)).all(1)  # elsewhere 0 or 255 cuts a colour off first
+    red, green, blue = change.transpose(0, 1)
+    assert torch.equal(red[room], green[room])
+    assert torch.equal(red[room], blue[room])
+    assert red[room].abs().max() == 8
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

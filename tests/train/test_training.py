@@ -213,7 +213,7 @@ def test_choice_is_drawn_from_held_out_faces(
         )
         delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
         assert main([*choice, *delivered]) == 0
-        assert len(seen) == 9  # clean probes, and four attacks of two goals
+        assert len(seen) == 11  # clean probes, and five attacks of two goals
         assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
         seen.clear()
         assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0
@@ -226,7 +226,7 @@ def test_choice_is_drawn_from_held_out_faces(
             "genuine rejected",
             *(
                 f"{attack} {goal}"
-                for attack in ("fgsm", "pgd20", "blocks20", "graded20", "adaptive")
+                for attack in ("fgsm", "pgd20", "blocks20", "graded20", "grey20", "adaptive")
                 for goal in ("dodging", "impersonation")
             ),
         }

@@ -11,6 +11,7 @@ from facepurify.bench.attacks.dim import DIM
 from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
 from facepurify.bench.attacks.graded import Graded
+from facepurify.bench.attacks.grey import Grey
 from facepurify.bench.attacks.mim import MIM
 from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
 from facepurify.bench.attacks.pgd import PGD
@@ -33,6 +34,7 @@ __all__ = [
     "FeatureTarget",
     "Goal",
     "Graded",
+    "Grey",
     "LabelFree",
     "Minimal",
     "Norm",
@@ -53,6 +55,7 @@ _FAMILIES: dict[str, type[Attack]] = {
         TIM,
         Blocks,
         Graded,
+        Grey,
         APGD,
         Reversed,
         Square,
