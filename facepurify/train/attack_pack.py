@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from facepurify.bench.attacks import GOALS, Attack, Embed, get_attack
-from facepurify.bench.baselines import LUMA
+from facepurify.bench.attacks import GOALS, Attack, get_attack
 from facepurify.bench.cache import Cache, digest, source_digest
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import DataError, OptionError, OutputExistsError
@@ -43,12 +42,10 @@ __all__ = [
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
-# Three quarters in blocks, graded and grey: those are the hardest to find.
+# Two thirds in blocks and graded: those are the hardest to find.
 KINDS = {
-    "fgsm": 0.06, "pgd": 0.1, "mim": 0.03, "dim": 0.03, "tim": 0.03,
-    "blocks": 0.3, "graded": 0.25, "grey": 0.2,
+    "fgsm": 0.08, "pgd": 0.14, "mim": 0.04, "dim": 0.04, "tim": 0.05, "blocks": 0.35, "graded": 0.3
 }  # fmt: skip
-GREY = 0.15  # of the faces; a denoiser that knows none takes their attacks for a part of them
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -212,8 +209,7 @@ def make_pack(
     Every batch has generators of its own made from (seed, its number), so that a pack which goes on
     from batches that were kept is the one that would have been made at once.
 
-    Goals and strengths are mixed. One batch in seven is of grey faces, under attacks without
-    colour. ``kinds`` are families of
+    Goals and strengths are mixed. ``kinds`` are families of
     ``facepurify.bench.attacks`` with their shares; those that iterate take 2 to 8 steps. The
     anchor of an impersonation is another face of the pack. Few sets have identities, so that of a
     dodging is the face's own embedding turned by about 40 degrees: as far as another photo of the
@@ -254,8 +250,6 @@ def make_pack(
         )
     chosen = np.sort(rng.choice(candidates, count, replace=False))
     clean = np.ascontiguousarray(faces.images[chosen].transpose(0, 3, 1, 2))[rng.permutation(count)]
-    grey = np.repeat(rng.random(-(-count // batch)) < GREY, batch)[:count]
-    clean[grey] = _without_colour(clean[grey])
     embeddings = tuple(_embed_both_ways(guide, clean) for guide in guides)
     attacked = np.empty_like(clean)
     victim = (np.arange(count) // batch % len(guides)).astype(np.uint8)
@@ -284,12 +278,10 @@ def make_pack(
             anchor = turned(own[rows], generator)
         attack = _with_steps(str(rng.choice(names, p=shares)), int(rng.integers(2, 9)))
         x = torch.from_numpy(clean[rows]).float() / 255
-        embed: Embed = guides[which].embed
-        if grey[start]:
-            x, embed = x[:, :1], _in_three_colours(embed)
         result = attack(
-            embed, x, anchor, goal, torch.from_numpy(strength[rows]), generator=generator
-        )
+            guides[which].embed, x, anchor, goal, torch.from_numpy(strength[rows]),
+            generator=generator,
+        )  # fmt: skip
         attacked[rows] = (result * 255).round().byte().numpy()
         if kept is not None:
             kept.put(key, {"attacked": attacked[rows]})
@@ -355,17 +347,6 @@ def _embed_both_ways(guide: Recognizer, images: Bytes) -> Floats:
         part = (images[start : start + 64] / 255).astype(np.float32)
         parts.append(np.stack([guide.embed_numpy(part), guide.embed_numpy(part[..., ::-1])]))
     return np.concatenate(parts, axis=1)
-
-
-def _without_colour(images: Bytes) -> Bytes:
-    """Luma, three times over: [N, 3, H, W] RGB to the same."""
-    luma = np.einsum("c,nchw->nhw", LUMA, images).round().astype(np.uint8)
-    return np.repeat(luma[:, None], 3, axis=1)
-
-
-def _in_three_colours(embed: Embed) -> Embed:
-    """Takes grey images [N, 1, H, W] where ``embed`` takes RGB."""
-    return lambda x: embed(x.expand(-1, 3, -1, -1))
 
 
 def _with_steps(family: str, steps: int) -> Attack:

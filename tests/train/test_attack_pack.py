@@ -41,22 +41,6 @@ def test_strengths_are_those_that_were_asked_for(faces: FaceSet, guide: Recogniz
             make_pack(faces, [guide], 2, strengths=wrong)
 
 
-def test_some_batches_are_of_grey_faces_under_grey_attacks(
-    faces: FaceSet, guide: Recognizer
-) -> None:
-    count = min(40, len(faces.training))
-    pack = make_pack(faces, [guide], count, batch=1, seed=1)
-    grey = (pack.clean == pack.clean[:, :1]).all(axis=(1, 2, 3))
-    assert 0 < grey.sum() < count / 2
-    assert (pack.attacked[grey] == pack.attacked[grey, :1]).all()
-    assert (pack.attacked[grey] != pack.clean[grey]).any(axis=(1, 2, 3)).all()
-    assert np.allclose(  # the guide's target is what it sees in the grey face
-        pack.embeddings[0][0, grey],
-        guide.embed_numpy((pack.clean[grey] / 255).astype(np.float32)),
-        atol=1e-3,
-    )
-
-
 def test_nobody_impersonates_himself(
     faces: FaceSet, guide: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
