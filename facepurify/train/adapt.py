@@ -65,7 +65,7 @@ class AdaptRecipe:
     fresh: float = 0.25
     rehearse: int = 0
     recompressed: float = 0.6
-    overshoot: float = 1.25
+    overshoot: float = 1.5
     pairs: int = 1000
     attacked: int = 200
 

@@ -46,19 +46,11 @@ __all__ = ["add_commands"]
 def add_commands(commands: Commands) -> None:
     """Adds this module's commands."""
     sub = commands.add("uddn", _uddn, "train UDDN, the denoiser")
-    add_guides(sub)
-    _add_denoiser(sub)
-    add_training(sub, "runs/uddn")
-    add_gnr(sub)
-    add_recipe(sub, UddnRecipe(), distance=DISTANCES)
+    _add_fitting(sub, "runs/uddn")
 
     sub = commands.add("immune", _immune, "train denoiser and projection as one network")
-    add_guides(sub)
-    _add_denoiser(sub)
+    _add_fitting(sub, "runs/immune")
     sub.add_argument("--pin", default="pin", metavar="RUN|NAME|ONNX", help="to begin from")
-    add_training(sub, "runs/immune")
-    add_gnr(sub)
-    add_recipe(sub, UddnRecipe(), distance=DISTANCES)
 
     sub = commands.add("autoencoder", _autoencoder, "train an autoencoder to compare with")
     add_training(sub, "runs/dae", start=False)
@@ -101,8 +93,9 @@ def add_commands(commands: Commands) -> None:
     add_recipe(sub, GnrRecipe())
 
 
-def _add_denoiser(sub: argparse.ArgumentParser) -> None:
-    """What to begin from."""
+def _add_fitting(sub: argparse.ArgumentParser, run: str) -> None:
+    """What to begin from, and how it learns."""
+    add_guides(sub)
     sub.add_argument(
         "--uddn", default="light", metavar="SIZE|RUN|NAME|ONNX",
         help=f"to begin from; {', '.join(SIZES)} for a new one",
@@ -114,10 +107,13 @@ def _add_denoiser(sub: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     sub.add_argument("--luma", type=int, default=500, help="luma eigenfaces to project onto")
     sub.add_argument("--chroma", type=int, default=150, help="chroma eigenfaces to project onto")
+    add_training(sub, run)
+    add_gnr(sub)
+    add_recipe(sub, UddnRecipe(), distance=DISTANCES)
 
 
 def _denoiser(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
-    """The denoiser of ``_add_denoiser``.
+    """What ``_add_fitting`` begins from.
 
     Raises:
         OptionError: its batch norm would be measured anew though it is folded, or what is to be
@@ -148,31 +144,34 @@ def _begun_from(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
 
 def _uddn(options: argparse.Namespace) -> None:
     recipe = filled(UddnRecipe, options)
-    net = begun(_denoiser(options, recipe), options)
-    pack, guides = AttackPack.load(options.attacks), load_guides(options)
-    describe_denoiser(options.run, net)
-    fit_uddn(
-        net, pack, guides, recipe, options.run,
-        draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
-    )  # fmt: skip
+    _fit(_denoiser(options, recipe), recipe, options)
 
 
 def _immune(options: argparse.Namespace) -> None:
     if not options.resume:
         check_free(options.run, resumes=True)
     recipe = filled(UddnRecipe, options)
-    net = begun(ImmuneNet(_denoiser(options, recipe), load_pin(options.pin)), options)
+    net = ImmuneNet(_denoiser(options, recipe), load_pin(options.pin))
+    pack, guides = _fit(net, recipe, options)
+    print("from the mask that was trained and ships to the published hard ones, attacked faces:")
+    for mask, gap in mask_gap(net, pack, guides).items():
+        levels = gap.pop("pixels")
+        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in gap.items())
+        print(f"  {mask}: {levels:.2f} grey levels, 1 - cos {shift}")
+
+
+def _fit(
+    net: UddnNet, recipe: UddnRecipe, options: argparse.Namespace
+) -> tuple[AttackPack, list[Recognizer]]:
+    """Trains ``net`` in place as ``_add_fitting`` says; returns on what, and with whom."""
+    begun(net, options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
     describe_denoiser(options.run, net)
     fit_uddn(
         net, pack, guides, recipe, options.run,
         draw_noise=noise_of(options), seed=options.seed, resume=options.resume,
     )  # fmt: skip
-    print("from the mask that was trained and ships to the published hard ones, attacked faces:")
-    for mask, gap in mask_gap(net, pack, guides).items():
-        levels = gap.pop("pixels")
-        shift = ", ".join(f"{value:.4f} {guide}" for guide, value in gap.items())
-        print(f"  {mask}: {levels:.2f} grey levels, 1 - cos {shift}")
+    return pack, guides
 
 
 def _autoencoder(options: argparse.Namespace) -> None:
