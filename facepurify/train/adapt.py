@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from facepurify.bench.attacks import FGSM, PGD, Attack, Blocks, Graded, Grey
 from facepurify.bench.defences import get_defence
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.files import check_folder
 from facepurify.purifier import Purifier
 from facepurify.train.attack_pack import KINDS, AttackPack, make_pack
-from facepurify.train.choose import Purify, Trial, after, held_out_trial, on_arrays
+from facepurify.train.choose import Purify, Trial, after, held_out_trial, oblivious, on_arrays
 from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
@@ -31,9 +30,7 @@ from facepurify.weights import read_model
 
 __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
 
-ATTACKS: tuple[Attack, ...] = (
-    FGSM(), PGD(steps=10), Blocks(steps=10), Graded(steps=10), Grey(steps=10)
-)  # fmt: skip
+ATTACKS = oblivious(steps=10)
 PACKING = 0.35  # of the time that is left for attacking and training
 MOSTLY_WEAK = (2, 2, 3, 3, 4, 4, 6, 8, 8, 10)  # they are harder to find
 CHEAP, CHEAP_PACKING = {"fgsm": 1.0}, 0.05

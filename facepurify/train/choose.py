@@ -40,6 +40,7 @@ __all__ = [
     "choose",
     "held_out_trial",
     "load_purifiers",
+    "oblivious",
     "on_arrays",
     "on_tensors",
 ]
@@ -47,11 +48,22 @@ __all__ = [
 FIXED = ((400, 130), (600, 200), (800, 230), (1000, 270), (1300, 300), (1500, 400))
 EPS = 8.0
 CHUNK = 64
-ATTACKS: tuple[Attack, ...] = (
-    FGSM(), PGD(steps=20), Blocks(steps=20), Graded(steps=20), Grey(steps=20)
-)  # fmt: skip
 Floats = npt.NDArray[np.float32]
 Purify = Callable[[Floats], Floats]
+
+
+def oblivious(steps: int) -> tuple[Attack, ...]:
+    """One attack of each kind that a purifier is judged by, made without knowledge of it.
+
+    Args:
+        steps: of those that iterate.
+    """
+    return (
+        FGSM(), PGD(steps=steps), Blocks(steps=steps), Graded(steps=steps), Grey(steps=steps)
+    )  # fmt: skip
+
+
+ATTACKS = oblivious(steps=20)
 
 
 @dataclass(frozen=True)

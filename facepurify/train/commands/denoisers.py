@@ -144,14 +144,14 @@ def _begun_from(options: argparse.Namespace, recipe: UddnRecipe) -> UddnNet:
 
 def _uddn(options: argparse.Namespace) -> None:
     recipe = filled(UddnRecipe, options)
-    _fit(_denoiser(options, recipe), recipe, options)
+    _fit(begun(_denoiser(options, recipe), options), recipe, options)
 
 
 def _immune(options: argparse.Namespace) -> None:
     if not options.resume:
         check_free(options.run, resumes=True)
     recipe = filled(UddnRecipe, options)
-    net = ImmuneNet(_denoiser(options, recipe), load_pin(options.pin))
+    net = begun(ImmuneNet(_denoiser(options, recipe), load_pin(options.pin)), options)
     pack, guides = _fit(net, recipe, options)
     print("from the mask that was trained and ships to the published hard ones, attacked faces:")
     for mask, gap in mask_gap(net, pack, guides).items():
@@ -164,7 +164,6 @@ def _fit(
     net: UddnNet, recipe: UddnRecipe, options: argparse.Namespace
 ) -> tuple[AttackPack, list[Recognizer]]:
     """Trains ``net`` in place as ``_add_fitting`` says; returns on what, and with whom."""
-    begun(net, options)
     pack, guides = AttackPack.load(options.attacks), load_guides(options)
     describe_denoiser(options.run, net)
     fit_uddn(
