@@ -16,7 +16,7 @@ from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.corruption import DrawNoise, corrupt, sort_out
 from facepurify.train.delivery import recompress_some
-from facepurify.train.fresh import attack_now, others, rehearse
+from facepurify.train.fresh import attack_now, discolour_some, others, rehearse
 from facepurify.train.guide import Guide
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import Loop, mean_or_nan
@@ -66,6 +66,8 @@ class UddnRecipe:
             hardly sees, so such steps teach that there is nothing to take off.
         fresh: share of the steps whose attacks are made in the step, by 1 to 3 steps of PGD.
         redraw: share of those on a guide whose last layer is drawn anew.
+        grey: share of the attacks whose noise loses its colour. Coloured grain is what a network
+            that sees nothing else knows attacks by.
         rehearse: steps of fresh impersonations through the purifier itself, or that part of it
             which the step judges; 0 for attacks on the guide alone. What counts then is that the
             victim's embedding is not reached. The statistics of batch norm stand still, so that the
@@ -97,6 +99,7 @@ class UddnRecipe:
     matched: bool = False
     fresh: float = 0.0
     redraw: float = 0.0
+    grey: float = 0.0
     rehearse: int = 0
     settled: bool = False
     frozen: bool = False
@@ -113,7 +116,7 @@ class UddnRecipe:
         check_parts(**self.shares)
         check_shares(
             recompressed=self.recompressed, direct=self.direct,
-            fresh=self.fresh, redraw=self.redraw,
+            fresh=self.fresh, redraw=self.redraw, grey=self.grey,
         )  # fmt: skip
         if self.frozen and self.direct:
             raise OptionError(
@@ -229,6 +232,7 @@ def fit_uddn(
                     _through(judged, embed), clean[chosen], victims, generator, recipe.rehearse
                 )
             )
+        attacked = discolour_some(clean, attacked, recipe.grey, generator)
         seen = corrupt(clean, attacked, kinds, generator, draw_noise)
         seen = recompress_some(seen, recipe.recompressed, generator)
         seen = seen.contiguous(memory_format=torch.channels_last)

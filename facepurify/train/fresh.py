@@ -9,12 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Embed
-from facepurify.bench.attacks.base import Problem
+from facepurify.bench.attacks.base import Problem, per_image
 from facepurify.bench.attacks.iterative import ascend
 from facepurify.train.attack_pack import turned
 from facepurify.train.corruption import draw_strengths
+from facepurify.train.delivery import as_file
 
-__all__ = ["attack_now", "others", "rehearse"]
+__all__ = ["attack_now", "discolour_some", "others", "rehearse"]
 
 MOST_STEPS = 3
 REHEARSED = (2.0, 6.0)  # strengths; what 12 leaves of a face taught a first trial nothing
@@ -45,6 +46,30 @@ def attack_now(
     steps = steps or int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))
     attack = FGSM() if steps == 1 else PGD(steps=steps)
     return attack(embed, clean, anchor, goal, strength, generator=generator)
+
+
+def discolour_some(
+    clean: Tensor, attacked: Tensor, share: float, generator: torch.Generator
+) -> Tensor:
+    """A share of attacks with what is left of their noise if red, green and blue move alike.
+
+    Of three signs the majority, of other noise the sum, within the strength it had. Signs of a
+    gradient become nearly those of the colours' sum, which an attack without colour goes by.
+
+    Args:
+        clean: [N, 3, H, W] in [0, 1].
+        attacked: the same under attack.
+        share: of the images, drawn at random.
+        generator: of the draw.
+
+    Returns:
+        The attacked images, as 8-bit files deliver them.
+    """
+    chosen = torch.rand(len(clean), generator=generator) < share
+    noise = attacked - clean
+    strength = per_image(noise.abs().flatten(1).amax(dim=1))
+    common = noise.sum(1, keepdim=True).clamp(-strength, strength)
+    return torch.where(per_image(chosen), as_file(clean + common), attacked)
 
 
 def others(own: Tensor, generator: torch.Generator) -> Tensor:

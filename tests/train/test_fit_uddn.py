@@ -208,6 +208,7 @@ def test_generated_noise_is_what_the_network_sees(
         ({"distance": "l2"}, "expected a distance of"),
         ({"clean": 0.9, "band": 0.2}, "1 together at most"),
         ({"fresh": 1.5}, "expected fresh from 0 to 1"),
+        ({"grey": -0.5}, "expected grey from 0 to 1"),
         ({"recompressed": -0.1}, "expected recompressed from 0 to 1"),
         ({"lean": -1.0}, "expected a finite lean of 0 or more"),
         ({"lean": 1.0, "distance": "feature"}, "a distance of embeddings"),
