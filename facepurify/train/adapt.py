@@ -25,6 +25,7 @@ from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
 from facepurify.train.loop import check_free
 from facepurify.train.recover import recover_uddn
+from facepurify.train.runs import describe_denoiser
 from facepurify.train.uddn import UddnNet, check_overshoot
 from facepurify.weights import read_model
 
@@ -152,6 +153,7 @@ def adapt(
     pack = _pack_for(end - time.monotonic(), recognizer, faces, settings, seed)
     seconds = _seconds_a_step(file.content, pack, recognizer, settings)
     steps = max(1, int((end - time.monotonic()) / seconds))
+    describe_denoiser(folder, net)  # so that `export` can write it with another overshoot, too
     fit_uddn(net, pack, [recognizer], replace(settings, steps=steps), folder, seed=seed)
     net.overshoot(recipe.overshoot)
     out = Path(out)  # as a string it might be a shipped model's name

@@ -114,7 +114,10 @@ def test_the_command_adapts_and_measures(
     assert not np.array_equal(before, after)
     assert 0 < (Purifier("mine.onnx").info.score_threshold or 0) < 1
     run = sorted(path.name for path in Path("runs/adapt").iterdir())
-    assert run == ["checkpoint.pt", "curve.png", "log.csv"]
+    assert run == ["checkpoint.pt", "curve.png", "log.csv", "model.json"]
+    again = ["export", *command[1:6], "--run", "runs/adapt", "--overshoot", "1.5"]
+    assert main([*again, "-o", "again.onnx"]) == 0
+    assert Path("again.onnx").read_bytes() == Path("mine.onnx").read_bytes()
     # The run is there already, which is found before anything is read.
     assert main([*command, "--recognizer", "none.onnx"]) == 1
     assert "runs/adapt holds a run already: name another folder" in capsys.readouterr().err
