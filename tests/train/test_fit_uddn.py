@@ -16,8 +16,10 @@ from torch import nn
 from facepurify import Purifier
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError, DataError, OptionError
+from facepurify.train import fit_uddn as fitting
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, Batch, make_pack
+from facepurify.train.corruption import corrupt
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, distances, fit_uddn
 from facepurify.train.guide import Guide
@@ -180,6 +182,31 @@ def test_fresh_attacks_are_made_in_the_step(
     assert moved == (rehearse == 0)
     # Each step judges once; an attack takes its steps, and one pass to begin with.
     assert through == [rehearse == 0] * (3 * (rehearse + 2 if rehearse else 1))
+
+
+@pytest.mark.usefixtures("as_they_are")
+@pytest.mark.parametrize("grey", [0.0, 1.0])
+def test_attacks_lose_their_colour_if_they_are_to(
+    grey: float,
+    pack: AttackPack,
+    guide: Recognizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise: list[torch.Tensor] = []
+
+    def noted(clean: torch.Tensor, attacked: torch.Tensor, *others: Any) -> torch.Tensor:
+        unclipped = ((attacked > 0) & (attacked < 1)).all(dim=1, keepdim=True)
+        noise.append((attacked - clean) * unclipped)
+        return corrupt(clean, attacked, *others)
+
+    monkeypatch.setattr(fitting, "corrupt", noted)
+    recipe = UddnRecipe(steps=1, batch=12, clean=0, grey=grey)
+    fit_uddn(UddnNet(), pack, [guide], recipe, tmp_path / "run")
+    (moved,) = noise
+    apart = (moved - moved.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2, 3))
+    assert bool((apart < 1e-6).all()) == (grey == 1)
+    assert float(moved.abs().flatten(1).amax(dim=1).min()) > 1.5 / 255
 
 
 def norms(net: UddnNet) -> list[nn.BatchNorm2d]:
