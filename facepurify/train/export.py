@@ -318,7 +318,7 @@ def calibrate(path: str | Path, faces: FaceSet) -> float:
     if any(score is None for score in scores):
         raise ModelContractError(f"expected an output score, {path} has none")
     score = np.concatenate([each for each in scores if each is not None])
-    sets = np.array([Path(faces.names[i]).parts[0] for i in faces.validation])
+    sets = np.array([faces.source(i) for i in faces.validation])
     threshold = max(float(np.quantile(score[sets == each], 0.99)) for each in np.unique(sets))
     model = onnx.load(path)
     name_threshold(model, threshold)

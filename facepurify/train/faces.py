@@ -74,6 +74,10 @@ class FaceSet:
         """The folder that holds the image: its identity where the set has identities."""
         return str(Path(self.names[index]).parent)
 
+    def source(self, index: int) -> str:
+        """The set that the image is of: the last name of the folder that was given."""
+        return Path(self.names[index]).parts[0]
+
     def summary(self) -> str:
         """How many faces and identities there are, in a line to be read before a long run."""
         labels = self.labels()

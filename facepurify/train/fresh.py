@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from facepurify.bench.attacks import FGSM, GOALS, PGD, Embed
-from facepurify.bench.attacks.base import Problem, per_image
+from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import ascend
 from facepurify.train.attack_pack import turned
 from facepurify.train.corruption import draw_strengths
@@ -65,11 +65,13 @@ def discolour_some(
     Returns:
         The attacked images, as 8-bit files deliver them.
     """
+    attacked = attacked.clone()
     chosen = torch.rand(len(clean), generator=generator) < share
-    noise = attacked - clean
-    strength = per_image(noise.abs().flatten(1).amax(dim=1))
+    noise = attacked[chosen] - clean[chosen]
+    strength = noise.abs().amax(dim=(1, 2, 3), keepdim=True)
     common = noise.sum(1, keepdim=True).clamp(-strength, strength)
-    return torch.where(per_image(chosen), as_file(clean + common), attacked)
+    attacked[chosen] = as_file(clean[chosen] + common)
+    return attacked
 
 
 def others(own: Tensor, generator: torch.Generator) -> Tensor:
