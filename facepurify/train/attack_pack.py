@@ -42,9 +42,10 @@ __all__ = [
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
-# Two thirds in blocks and graded: those are the hardest to find.
+# Three quarters in blocks, graded and grey: those are the hardest to find.
 KINDS = {
-    "fgsm": 0.08, "pgd": 0.14, "mim": 0.04, "dim": 0.04, "tim": 0.05, "blocks": 0.35, "graded": 0.3
+    "fgsm": 0.06, "pgd": 0.1, "mim": 0.03, "dim": 0.03, "tim": 0.03,
+    "blocks": 0.3, "graded": 0.2, "grey": 0.25,
 }  # fmt: skip
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
