@@ -98,7 +98,8 @@ class AdaptRecipe:
         return UddnRecipe(
             batch=self.batch, rate=self.rate, fresh=self.fresh,
             recompressed=self.recompressed, settled=True,
-            distance="l1", pixel=0.002, lean=1, clean=0.12, noisy=0, band=0.03, square=0.08, grey=0.1,
+            distance="l1", pixel=0.002, lean=1, clean=0.12, noisy=0, band=0.03, square=0.08,
+            grey=0.1,
         )  # fmt: skip
 
 
