@@ -42,6 +42,7 @@ __all__ = [
 
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
+ASKED = 32  # faces that tell a guide from another of its name
 # Three quarters in blocks, graded and grey: those are the hardest to find.
 KINDS = {
     "fgsm": 0.06, "pgd": 0.1, "mim": 0.03, "dim": 0.03, "tim": 0.03,
@@ -139,7 +140,9 @@ class AttackPack:
         return torch.from_numpy(np.flatnonzero(self.victim == guide))
 
     def index(self, guide: Recognizer) -> int:
-        """Which of the pack's guides that is: by its name, and by what it sees in two faces.
+        """Which of the pack's guides that is: by its name, and by what it sees in some faces.
+
+        Those are spread over the pack, since packs that are put together may differ in it.
 
         Raises:
             OptionError: none of them, or another recognizer of the same name.
@@ -149,8 +152,9 @@ class AttackPack:
                 f"expected one of the pack's guides {', '.join(self.guides)}, got {guide.name}"
             )
         place = self.guides.index(guide.name)
-        known = self.embeddings[place][0, :2]
-        seen = guide.embed_numpy((self.clean[:2] / 255).astype(np.float32))
+        some = self.every(-(-len(self) // ASKED))
+        known = some.embeddings[place][0]
+        seen = guide.embed_numpy((some.clean / 255).astype(np.float32))
         if seen.shape != known.shape or not np.allclose(seen, known, atol=SAME):
             raise OptionError(
                 f"expected the {guide.name} that the pack's attacks were made on, got another "
@@ -183,6 +187,34 @@ class AttackPack:
         each = tuple(f"embeddings{i}" for i in range(len(guides)))
         embeddings = tuple(read_arrays(path, each, "attacks"))
         return AttackPack(clean, attacked, embeddings, strength, tuple(guides.tolist()), victim)
+
+    @staticmethod
+    def joined(packs: Sequence[AttackPack]) -> AttackPack:
+        """One pack of the faces of all of these, in order.
+
+        Raises:
+            OptionError: they were not made on the same guides, named in the same order.
+        """
+        first = packs[0]
+        for pack in packs[1:]:
+            if pack.guides != first.guides:
+                raise OptionError(
+                    f"expected packs of attacks on the same guides in the same order, got "
+                    f"{', '.join(first.guides)} and {', '.join(pack.guides)}"
+                )
+        if len(packs) == 1:
+            return first  # not a copy
+        return AttackPack(
+            np.concatenate([pack.clean for pack in packs]),
+            np.concatenate([pack.attacked for pack in packs]),
+            tuple(
+                np.concatenate(each, axis=1)
+                for each in zip(*(pack.embeddings for pack in packs), strict=True)
+            ),
+            np.concatenate([pack.strength for pack in packs]),
+            first.guides,
+            np.concatenate([pack.victim for pack in packs]),
+        )
 
 
 class Batch(NamedTuple):

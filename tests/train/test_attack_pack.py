@@ -152,6 +152,44 @@ def test_steps_are_drawn_unless_they_were_given(family: str, name: str) -> None:
     assert attack_pack._with_steps(family, 5).name == name
 
 
+def test_packs_are_put_together_in_order(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer
+) -> None:
+    packs = [make_pack(faces, [guide, shipped], count, batch=2, seed=count) for count in (3, 6)]
+    whole = AttackPack.joined(packs)
+    assert len(whole) == 9
+    assert whole.victim.tolist() == [0, 0, 1, 0, 0, 1, 1, 0, 0]
+    for pack, rows in zip(packs, (torch.arange(3), torch.arange(3, 9)), strict=True):
+        own = torch.arange(len(pack))
+        for mirrored in (False, True):
+            for there, here in zip(
+                whole.images(rows, mirrored=mirrored),
+                pack.images(own, mirrored=mirrored),
+                strict=True,
+            ):
+                assert torch.equal(there, here)
+            for place in (0, 1):
+                seen = whole.embedded(place, rows, mirrored=mirrored)
+                assert torch.equal(seen, pack.embedded(place, own, mirrored=mirrored))
+        assert np.array_equal(whole.strength[rows.numpy()], pack.strength)
+
+
+def test_packs_of_other_guides_are_not_put_together(
+    faces: FaceSet, guide: Recognizer, shipped: Recognizer
+) -> None:
+    packs = [make_pack(faces, order, 2) for order in ([guide, shipped], [shipped, guide])]
+    with pytest.raises(OptionError, match="same guides in the same order, got"):
+        AttackPack.joined(packs)
+
+
+def test_a_guide_of_that_name_that_only_the_first_of_two_packs_knows(
+    pack: AttackPack, guide: Recognizer
+) -> None:
+    strange = replace(pack, embeddings=tuple(-each for each in pack.embeddings))
+    with pytest.raises(OptionError, match="got another recognizer of that name"):
+        AttackPack.joined([pack, strange]).index(guide)
+
+
 def test_another_pack_has_another_digest(pack: AttackPack) -> None:
     attacked = pack.attacked.copy()
     attacked[0, 0, 0, 0] ^= 1

@@ -49,8 +49,10 @@ def test_training_brings_the_pixels_closer(pack: AttackPack, tmp_path: Path) -> 
 
 def test_the_command(pack: AttackPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pack.save("attacks.npz")
-    assert main(["autoencoder", "--steps", "1", "--batch", "2"]) == 0
+    for name in ("attacks.npz", "more.npz"):
+        pack.save(name)
+    command = ["autoencoder", "--attacks", "attacks.npz", "more.npz"]
+    assert main([*command, "--steps", "1", "--batch", "2"]) == 0
     purifier = Purifier("dae.onnx")
     x = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
     result = purifier.purify_canonical(x)

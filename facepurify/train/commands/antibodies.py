@@ -8,7 +8,6 @@ from pathlib import Path
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import ANALYZERS, AisNet
-from facepurify.train.attack_pack import AttackPack
 from facepurify.train.commands.options import (
     Commands,
     add_device,
@@ -18,6 +17,7 @@ from facepurify.train.commands.options import (
     add_recipe,
     add_space,
     add_training,
+    attacks_of,
     basis_of,
     begun,
     filled,
@@ -80,7 +80,7 @@ def add_commands(commands: Commands) -> None:
 
 def _pin(options: argparse.Namespace) -> None:
     net = begun(PinNet(basis_of(options), options.selector), options)
-    pack, guides = AttackPack.load(options.attacks), load_guides(options)
+    pack, guides = attacks_of(options), load_guides(options)
     described = {name: getattr(options, name) for name in ("luma", "chroma", "selector")}
     describe_run(options.run, "PIN", eigenfaces=options.eigenfaces, **described)
     fit_pin(
@@ -92,7 +92,7 @@ def _pin(options: argparse.Namespace) -> None:
 def _ais(options: argparse.Namespace) -> None:
     net = begun(AisNet(basis_of(options), options.selector, options.memory), options)
     workers = join_workers(options.device)
-    pack, guides = AttackPack.load(options.attacks), load_guides(options)
+    pack, guides = attacks_of(options), load_guides(options)
     described = {name: getattr(options, name) for name in ("luma", "chroma", "selector", "memory")}
     describe_run(workers.folder(options.run), "AIS", eigenfaces=options.eigenfaces, **described)
     fit_ais(
@@ -105,7 +105,7 @@ def _ais(options: argparse.Namespace) -> None:
 def _critic(options: argparse.Namespace) -> None:
     net = _opened_ais(options.run)
     fit_critic(
-        net, AffinityCritic.of(net), AttackPack.load(options.attacks), load_guides(options),
+        net, AffinityCritic.of(net), attacks_of(options), load_guides(options),
         filled(CriticRecipe, options), Path(options.run) / CRITIC,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def _critic(options: argparse.Namespace) -> None:
 def _ais_gradient(options: argparse.Namespace) -> None:
     net = begun(AisNet(basis_of(options), options.selector, options.memory), options)
     report = study_selection(
-        net, AttackPack.load(options.attacks), Recognizer.from_onnx(options.guide),
+        net, attacks_of(options), Recognizer.from_onnx(options.guide),
         filled(StudyRecipe, options), AisRecipe(sparsity=options.sparsity), options.run,
         seed=options.seed,
     )  # fmt: skip

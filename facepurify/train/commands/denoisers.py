@@ -22,6 +22,7 @@ from facepurify.train.commands.options import (
     add_pairs,
     add_recipe,
     add_training,
+    attacks_of,
     basis_of,
     begun,
     faces_of,
@@ -164,7 +165,7 @@ def _fit(
     net: UddnNet, recipe: UddnRecipe, options: argparse.Namespace
 ) -> tuple[AttackPack, list[Recognizer]]:
     """Trains ``net`` in place as ``_add_fitting`` says; returns on what, and with whom."""
-    pack, guides = AttackPack.load(options.attacks), load_guides(options)
+    pack, guides = attacks_of(options), load_guides(options)
     describe_denoiser(options.run, net)
     fit_uddn(
         net, pack, guides, recipe, options.run,
@@ -177,7 +178,7 @@ def _autoencoder(options: argparse.Namespace) -> None:
     check_folder(options.out)
     net = Autoencoder()
     fit_autoencoder(
-        net, AttackPack.load(options.attacks), filled(AutoencoderRecipe, options), options.run,
+        net, attacks_of(options), filled(AutoencoderRecipe, options), options.run,
         seed=options.seed, resume=options.resume,
     )  # fmt: skip
     difference = export_bare(net, options.out)
@@ -219,7 +220,7 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _gnr(options: argparse.Namespace) -> None:
-    net, pack = Gnr(options.size), AttackPack.load(options.attacks)
+    net, pack = Gnr(options.size), attacks_of(options)
     guides = load_guides(options)
     check_guides(guides)  # the study's, after the training
     fit_gnr(

@@ -13,6 +13,7 @@ from torch import nn
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.run import check_names
+from facepurify.train.attack_pack import AttackPack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Trial, held_out_trial
 from facepurify.train.corruption import DrawNoise
@@ -32,6 +33,7 @@ __all__ = [
     "add_recipe",
     "add_space",
     "add_training",
+    "attacks_of",
     "basis_of",
     "begun",
     "faces_of",
@@ -111,11 +113,19 @@ def add_training(
         resume: whether it can go on where it was stopped.
     """
     sub.add_argument("--run", default=run, metavar="DIR", help="checkpoint, log, curve")
-    sub.add_argument("--attacks", default="attacks.npz", help="what `attacks` wrote")
+    sub.add_argument(
+        "--attacks", nargs="+", default=["attacks.npz"], metavar="NPZ",
+        help="what `attacks` wrote; several are put together",
+    )  # fmt: skip
     if start:
         sub.add_argument("--start", metavar="RUN", help="begin from another run's weights")
     if resume:
         sub.add_argument("--resume", action="store_true", help="go on with the run")
+
+
+def attacks_of(options: argparse.Namespace) -> AttackPack:
+    """Those of ``add_training``, put together."""
+    return AttackPack.joined([AttackPack.load(path) for path in options.attacks])
 
 
 def begun(net: Net, options: argparse.Namespace) -> Net:
