@@ -43,10 +43,10 @@ __all__ = [
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
 ASKED = 32  # faces that tell a guide from another of its name
-# Three quarters in blocks, graded and grey: those are the hardest to find.
+# Three quarters in blocks, graded, grey and in stripes: those are the hardest to find.
 KINDS = {
-    "fgsm": 0.06, "pgd": 0.1, "mim": 0.03, "dim": 0.03, "tim": 0.03,
-    "blocks": 0.3, "graded": 0.2, "grey": 0.25,
+    "fgsm": 0.07, "pgd": 0.09, "mim": 0.03, "dim": 0.03, "tim": 0.02,
+    "blocks": 0.29, "graded": 0.14, "grey": 0.2, "stripes": 0.13,
 }  # fmt: skip
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

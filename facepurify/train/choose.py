@@ -17,7 +17,17 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from facepurify.bench.adaptive import AdaptiveAttack, Scene
-from facepurify.bench.attacks import FGSM, GOALS, PGD, Attack, Blocks, Goal, Graded, Grey
+from facepurify.bench.attacks import (
+    FGSM,
+    GOALS,
+    PGD,
+    Attack,
+    Blocks,
+    Goal,
+    Graded,
+    Grey,
+    Stripes,
+)
 from facepurify.bench.defences import Defence, PurifierDefence, get_defence
 from facepurify.bench.metrics import attack_success, cosine, frr, threshold_at_far
 from facepurify.bench.recognizers import Recognizer
@@ -59,7 +69,8 @@ def oblivious(steps: int) -> tuple[Attack, ...]:
         steps: of those that iterate.
     """
     return (
-        FGSM(), PGD(steps=steps), Blocks(steps=steps), Graded(steps=steps), Grey(steps=steps)
+        FGSM(), PGD(steps=steps), Blocks(steps=steps), Graded(steps=steps), Grey(steps=steps),
+        Stripes(steps=steps),
     )  # fmt: skip
 
 

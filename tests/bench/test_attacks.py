@@ -34,15 +34,15 @@ from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_i
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "blocks10", "graded10", "grey10", "reversed10", "square100",
+    "blocks10", "graded10", "grey10", "stripes10", "reversed10", "square100",
 ]  # fmt: skip
 L2 = [
     "fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2",
-    "grey10-l2",
+    "grey10-l2", "stripes10-l2",
 ]  # fmt: skip
 ITERATIVE = [
     "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "grey10",
-    "feature_target10",
+    "stripes10", "feature_target10",
 ]  # fmt: skip
 NET = RandomNet()
 COUNT = 3
@@ -150,6 +150,19 @@ def test_grey_noise_has_no_colour() -> None:
     assert torch.equal(red[room], green[room])
     assert torch.equal(red[room], blue[room])
     assert red[room].abs().max() == 8
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_striped_noise_is_of_whole_rows_and_columns(goal: Goal) -> None:
+    clean = ((0.25 + random_images(COUNT) / 2) * 255).round()  # with room for all of the noise
+    generator = torch.Generator().manual_seed(5)
+    attack = get_attack("stripes3")  # three steps of two levels: none is cut at eps
+    images = attack(NET, clean / 255, random_anchor(COUNT), goal, 8, generator=generator)
+    change = (images * 255).round() - clean
+    assert change.diff(dim=2).diff(dim=3).abs().max() == 0
+    assert change.diff(dim=2).abs().max() > 0
+    assert change.diff(dim=3).abs().max() > 0
+    assert change.diff(dim=1).abs().max() > 0  # of any colour
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

@@ -238,14 +238,11 @@ def test_choice_is_drawn_from_held_out_faces(
     assert main([*choice, "--eigenfaces", "eigenfaces.npz", "--adaptive", "2"]) == 0
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]
+    kinds = ("fgsm", "pgd20", "blocks20", "graded20", "grey20", "stripes20", "adaptive")
     for row in results.values():
         assert set(row["guide"]) == {
             "genuine rejected",
-            *(
-                f"{attack} {goal}"
-                for attack in ("fgsm", "pgd20", "blocks20", "graded20", "grey20", "adaptive")
-                for goal in ("dodging", "impersonation")
-            ),
+            *(f"{attack} {goal}" for attack in kinds for goal in ("dodging", "impersonation")),
         }
     assert Path("choice/choice.png").stat().st_size > 5000
     assert main([*choice, "--adaptive", "-1"]) == 1

@@ -17,6 +17,7 @@ from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
 from facepurify.bench.attacks.pgd import PGD
 from facepurify.bench.attacks.reversed import Reversed
 from facepurify.bench.attacks.square import Square
+from facepurify.bench.attacks.stripes import Stripes
 from facepurify.bench.attacks.tim import TIM
 from facepurify.errors import AttackError
 
@@ -40,6 +41,7 @@ __all__ = [
     "Norm",
     "Reversed",
     "Square",
+    "Stripes",
     "get_attack",
     "minimal_attack",
     "succeeds",
@@ -56,6 +58,7 @@ _FAMILIES: dict[str, type[Attack]] = {
         Blocks,
         Graded,
         Grey,
+        Stripes,
         APGD,
         Reversed,
         Square,
