@@ -34,15 +34,16 @@ from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_i
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "blocks10", "graded10", "grey10", "stripes10", "reversed10", "square100",
+    "blocks10", "graded10", "grey10", "grey_blocks10", "stripes10", "reversed10",
+    "square100",
 ]  # fmt: skip
 L2 = [
     "fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2",
-    "grey10-l2", "stripes10-l2",
+    "grey10-l2", "grey_blocks10-l2", "stripes10-l2",
 ]  # fmt: skip
 ITERATIVE = [
     "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "grey10",
-    "stripes10", "feature_target10",
+    "grey_blocks10", "stripes10", "feature_target10",
 ]  # fmt: skip
 NET = RandomNet()
 COUNT = 3
@@ -141,8 +142,25 @@ def test_graded_noise_has_no_ball_of_its_own() -> None:
         get_attack("graded10-l2")
 
 
-def test_grey_noise_has_no_colour() -> None:
-    images = attacked(get_attack("grey10"), "dodging", 8)
+@pytest.mark.parametrize("name", ["blocks1", "grey_blocks1"])
+def test_a_step_in_blocks_is_of_whole_squares(name: str) -> None:
+    images = attacked(get_attack(name), "dodging", 8)
+    clean = (random_images(COUNT) * 255).round()
+    room = ((clean >= 2) & (clean <= 253)).all(1, keepdim=True)  # a step is of two levels
+    change = (images * 255).round() - clean
+    generator = torch.Generator().manual_seed(5)
+    side = int(torch.randint(3, 13, (), generator=generator))
+    top, left = (int(torch.randint(0, side, (), generator=generator)) for _ in range(2))
+    whole = in_blocks(change, side, top, left)
+    inside = in_blocks(room.float(), side, top, left).expand_as(change) == 1
+    assert inside.float().mean() > 0.5
+    assert torch.equal(change[inside], whole[inside])
+    assert change[inside].abs().max() == 2
+
+
+@pytest.mark.parametrize("name", ["grey10", "grey_blocks10"])
+def test_grey_noise_has_no_colour(name: str) -> None:
+    images = attacked(get_attack(name), "dodging", 8)
     clean = (random_images(COUNT) * 255).round()
     change = (images * 255).round() - clean
     room = ((clean >= 8) & (clean <= 247)).all(1)  # elsewhere 0 or 255 cuts a colour off first

@@ -6,7 +6,7 @@ import re
 
 from facepurify.bench.attacks.apgd import APGD
 from facepurify.bench.attacks.base import GOALS, Attack, Embed, Goal, Norm
-from facepurify.bench.attacks.blocks import Blocks
+from facepurify.bench.attacks.blocks import Blocks, GreyBlocks
 from facepurify.bench.attacks.dim import DIM
 from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
@@ -36,6 +36,7 @@ __all__ = [
     "Goal",
     "Graded",
     "Grey",
+    "GreyBlocks",
     "LabelFree",
     "Minimal",
     "Norm",
@@ -58,6 +59,7 @@ _FAMILIES: dict[str, type[Attack]] = {
         Blocks,
         Graded,
         Grey,
+        GreyBlocks,
         Stripes,
         APGD,
         Reversed,

@@ -10,10 +10,11 @@ from torch.nn import functional
 from typing_extensions import override
 
 from facepurify.bench.attacks.base import Problem
+from facepurify.bench.attacks.grey import colourless
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
 from facepurify.errors import AttackError
 
-__all__ = ["Blocks", "in_blocks"]
+__all__ = ["Blocks", "GreyBlocks", "in_blocks"]
 
 
 def in_blocks(values: Tensor, side: int, top: int, left: int) -> Tensor:
@@ -67,8 +68,23 @@ class Blocks(IterativeAttack):
 
     @override
     def run(self, problem: Problem) -> Tensor:
-        def direction(gradient: Tensor) -> Tensor:
-            side = problem.integer(self.least, self.most + 1)
-            return in_blocks(gradient, side, problem.integer(0, side), problem.integer(0, side))
+        return ascend(problem, problem.clean, self.steps, lambda g: self._averaged(g, problem))
 
-        return ascend(problem, problem.clean, self.steps, direction)
+    def _averaged(self, gradient: Tensor, problem: Problem) -> Tensor:
+        side = problem.integer(self.least, self.most + 1)
+        return in_blocks(gradient, side, problem.integer(0, side), problem.integer(0, side))
+
+
+@dataclass(frozen=True)
+class GreyBlocks(Blocks):
+    """The same without colour: neither of the two grains that a denoiser knows attacks by is left.
+
+    It gives up two thirds of what blocks may do, and still comes through ours more often than
+    either of the two, blocks and :class:`Grey`, that it puts together.
+    """
+
+    family = "grey_blocks"
+
+    @override
+    def _averaged(self, gradient: Tensor, problem: Problem) -> Tensor:
+        return super()._averaged(colourless(gradient), problem)

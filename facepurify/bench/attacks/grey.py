@@ -10,7 +10,17 @@ from typing_extensions import override
 from facepurify.bench.attacks.base import Problem
 from facepurify.bench.attacks.iterative import IterativeAttack, ascend
 
-__all__ = ["Grey"]
+__all__ = ["Grey", "colourless"]
+
+
+def colourless(gradient: Tensor) -> Tensor:
+    """The direction that moves red, green and blue alike and gains most, [N, 3, H, W] of the same.
+
+    >>> import torch
+    >>> colourless(torch.tensor([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)).flatten().tolist()
+    [7.0, 7.0, 7.0]
+    """
+    return gradient.sum(1, keepdim=True).expand_as(gradient)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,4 @@ class Grey(IterativeAttack):
 
     @override
     def run(self, problem: Problem) -> Tensor:
-        def direction(gradient: Tensor) -> Tensor:
-            return gradient.sum(1, keepdim=True).expand_as(gradient)
-
-        return ascend(problem, problem.clean, self.steps, direction)
+        return ascend(problem, problem.clean, self.steps, colourless)
