@@ -148,7 +148,7 @@ FINE = ("fgsm", "mim10", "pgd10", "pgd40")  # of fine grain, as both records hav
 
 
 # each came through a purifier that had not seen it
-UNSEEN = ("blocks40", "graded40", "grey40", "stripes40")
+UNSEEN = ("blocks40", "graded40", "grey40", "grey_blocks40", "stripes40")
 
 
 def worst(results: dict, purifier: str, attacker: str, *names: str, digits: int = 1) -> str:

@@ -33,7 +33,7 @@ __all__ = [
 
 MINIMAL = "minimal"
 FULL: dict[str, Any] = {
-    "attacks": ("fgsm", "pgd40", "blocks40", "graded40", "grey40", "stripes40"),
+    "attacks": ("fgsm", "pgd40", "blocks40", "graded40", "grey40", "grey_blocks40", "stripes40"),
     "query": "square500",
     "limit": 500,
     "adaptive_limit": 50,
