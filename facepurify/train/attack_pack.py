@@ -136,6 +136,11 @@ class AttackPack:
                     "make one of more faces"
                 )
 
+    def _made_on(self) -> str:
+        """The guides' names, and how long their embeddings are."""
+        each = zip(self.guides, self.embeddings, strict=True)
+        return ", ".join(f"{name} ({values.shape[-1]})" for name, values in each)
+
     def _attacked_on(self, guide: int) -> Tensor:
         return torch.from_numpy(np.flatnonzero(self.victim == guide))
 
@@ -197,10 +202,10 @@ class AttackPack:
         """
         first = packs[0]
         for pack in packs[1:]:
-            if pack.guides != first.guides:
+            if pack._made_on() != first._made_on():
                 raise OptionError(
-                    f"expected packs of attacks on the same guides in the same order, got "
-                    f"{', '.join(first.guides)} and {', '.join(pack.guides)}"
+                    "expected packs of attacks on the same guides in the same order, got "
+                    f"{first._made_on()} and {pack._made_on()}"
                 )
         if len(packs) == 1:
             return first  # not a copy
