@@ -375,7 +375,7 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Pat
         axis.set_ylabel("attack success, %")
         axis.set_ylim(-2, 102)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.savefig(path, format="png", dpi=120)
 
 

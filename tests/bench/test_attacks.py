@@ -43,7 +43,7 @@ L2 = [
 ]  # fmt: skip
 ITERATIVE = [
     "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "grey10",
-    "grey_blocks10", "stripes10", "feature_target10",
+    "feature_target10",
 ]  # fmt: skip
 NET = RandomNet()
 COUNT = 3

@@ -230,7 +230,7 @@ def test_choice_is_drawn_from_held_out_faces(
         )
         delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
         assert main([*choice, *delivered]) == 0
-        assert len(seen) == 11  # clean probes, and five attacks of two goals
+        assert len(seen) == 13  # clean probes, and six attacks of two goals
         assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
         seen.clear()
         assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0

@@ -76,7 +76,8 @@ def _round_inside(delta: Tensor, eps: Tensor) -> Tensor:
     if not bool((excess > 0).any()):
         return rounded
     grown = rounded.abs() - delta.abs()
-    order = grown.argsort(dim=1, descending=True)
+    # Colours that move alike differ in the last bit only, which depends on the batch.
+    order = grown.round(decimals=6).argsort(dim=1, descending=True, stable=True)
     gain = torch.where(grown > 0, 2 * rounded.abs() - 1, 0).gather(1, order)
     cut = (gain > 0) & (gain.cumsum(1) - gain < excess)
     return rounded - rounded.sign() * torch.zeros_like(rounded).scatter(1, order, cut.to(rounded))

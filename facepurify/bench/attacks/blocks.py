@@ -87,4 +87,4 @@ class GreyBlocks(Blocks):
 
     @override
     def _averaged(self, gradient: Tensor, problem: Problem) -> Tensor:
-        return super()._averaged(colourless(gradient), problem)
+        return colourless(super()._averaged(gradient, problem))
