@@ -200,15 +200,14 @@ class AttackPack:
         Raises:
             OptionError: they were not made on the same guides, named in the same order.
         """
-        first = packs[0]
-        for pack in packs[1:]:
-            if pack._made_on() != first._made_on():
-                raise OptionError(
-                    "expected packs of attacks on the same guides in the same order, got "
-                    f"{first._made_on()} and {pack._made_on()}"
-                )
+        made_on = dict.fromkeys(pack._made_on() for pack in packs)
+        if len(made_on) > 1:
+            raise OptionError(
+                "expected packs of attacks on the same guides in the same order, got "
+                + " and ".join(made_on)
+            )
         if len(packs) == 1:
-            return first  # not a copy
+            return packs[0]  # not a copy
         return AttackPack(
             np.concatenate([pack.clean for pack in packs]),
             np.concatenate([pack.attacked for pack in packs]),
@@ -217,7 +216,7 @@ class AttackPack:
                 for each in zip(*(pack.embeddings for pack in packs), strict=True)
             ),
             np.concatenate([pack.strength for pack in packs]),
-            first.guides,
+            packs[0].guides,
             np.concatenate([pack.victim for pack in packs]),
         )
 
