@@ -2,7 +2,8 @@
 
 ``python -m facepurify.bench table`` writes each between its two marks; with ``--check`` it only
 says whether README agrees with the recorded numbers. The table of the runs must have its marks; the
-hit rates (``hits.json``) and the combinations (``combine.json``) are written where theirs stand.
+attacks one by one, the hit rates (``hits.json``) and the combinations (``combine.json``) are written
+where theirs stand.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from facepurify.bench.closeness import read_closeness, render_closeness
 from facepurify.bench.combine import render_combinations
 from facepurify.bench.hits import read_hits, render_hits
 from facepurify.bench.results import LatencyRow, Results, read_results
-from facepurify.bench.summary import both, headlines, percent
+from facepurify.bench.summary import both, headlines, lines, percent
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 
-__all__ = ["BEGIN", "END", "RECORDS", "main", "render_table", "replace_table"]
+__all__ = ["BEGIN", "END", "RECORDS", "main", "render_attacks", "render_table", "replace_table"]
 
 HEAD = """\
 | data, recognizer | purifier | eps | FRR | pairs | oblivious | stored | black box | adaptive \
@@ -57,6 +59,34 @@ def render_table(runs: Iterable[Results]) -> str:
     ways = {run.settings.get("stored as", "-") for run in runs} - {"-"}
     stored = ", ".join(sorted(ways)) or "nothing else: none was measured"
     return HEAD + "".join(rows) + FOOT.format(stored=stored)
+
+
+def render_attacks(runs: Iterable[Results]) -> str:
+    """Return each attack by itself at the highest L-inf budget of all, a table a recognizer."""
+    runs = tuple(runs)
+    highest = max(row.eps for run in runs for row in run.attacked if row.norm == "linf")
+    tables = []
+    for run in runs:
+        for recognizer in run.recognizers:
+            names = [defence.name for defence in run.defences]
+            cells: dict[str, dict[str, str]] = {}
+            for line in lines(run):
+                row, clean = line.row, line.clean
+                if (row.recognizer, row.norm, row.eps) == (recognizer.name, "linf", highest):
+                    rejected = cells.setdefault("genuine rejected, without an attack", {})
+                    rejected[row.defence] = percent(clean.frr)
+                    attacked = cells.setdefault(f"{row.attacker}: {line.attack}", {})
+                    attacked[row.defence] = both(row)
+            if cells:
+                tables.append(
+                    f"| {run.data.name}, {recognizer.name}, {highest:g}/255 | {' | '.join(names)} |\n"
+                    f"|---|{'---|' * len(names)}\n"
+                    + "".join(
+                        f"| {label} | {' | '.join(each.get(name, '-') for name in names)} |\n"
+                        for label, each in cells.items()
+                    )
+                )
+    return "\n".join(tables)
 
 
 def replace_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
@@ -98,12 +128,15 @@ def main(arguments: Sequence[str]) -> int:
         text = options.readme.read_text("utf-8")
     except OSError as error:
         raise DataError(f"expected a README to write to: {error}") from error
-    wanted = replace_table(text, render_table(map(read_results, files)))
+    runs = [read_results(path) for path in files]
+    wanted = replace_table(text, render_table(runs))
+    tables: dict[str, Callable[[], str]] = {"attacks": partial(render_attacks, runs)}
     for name, render in RECORDS.items():
+        tables[name] = partial(render, options.results / f"{name}.json")
+    for name, written in tables.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if begin in wanted or end in wanted:
-            table = render(options.results / f"{name}.json")
-            wanted = replace_table(wanted, table, begin, end)
+            wanted = replace_table(wanted, written(), begin, end)
     if options.check:
         agrees = wanted == text
         says = "agrees with" if agrees else "differs from"

@@ -43,10 +43,11 @@ __all__ = [
 STRENGTHS = (2, 3, 4, 6, 8, 8, 8, 10, 12)
 SAME = 1e-3  # as torch and ONNX Runtime may differ on a recognizer
 ASKED = 32  # faces that tell a guide from another of its name
-# Three quarters in blocks, graded, grey and in stripes: those are the hardest to find.
+# Four fifths are of a coarse grain, slight or without colour: those are the hardest to find.
 KINDS = {
-    "fgsm": 0.07, "pgd": 0.09, "mim": 0.03, "dim": 0.03, "tim": 0.02,
-    "blocks": 0.29, "graded": 0.14, "grey": 0.2, "stripes": 0.13,
+    "fgsm": 0.05, "pgd": 0.08, "mim": 0.03, "dim": 0.03, "tim": 0.02,
+    "blocks": 0.2, "graded": 0.13, "grey": 0.12, "grey_blocks": 0.12, "stripes": 0.08,
+    "grains": 0.14,
 }  # fmt: skip
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -26,6 +26,7 @@ from facepurify.bench.attacks import (
     Goal,
     Graded,
     Grey,
+    GreyBlocks,
     Stripes,
 )
 from facepurify.bench.defences import Defence, PurifierDefence, get_defence
@@ -70,7 +71,7 @@ def oblivious(steps: int) -> tuple[Attack, ...]:
     """
     return (
         FGSM(), PGD(steps=steps), Blocks(steps=steps), Graded(steps=steps), Grey(steps=steps),
-        Stripes(steps=steps),
+        GreyBlocks(steps=steps), Stripes(steps=steps),
     )  # fmt: skip
 
 

@@ -28,18 +28,20 @@ from facepurify.bench.attacks import (
 )
 from facepurify.bench.attacks.base import Problem, per_image
 from facepurify.bench.attacks.blocks import in_blocks
+from facepurify.bench.attacks.grains import SIDES
 from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import AttackError
 from tests.bench.small_nets import RandomNet, lfw_pairs, random_anchor, random_images
 
 LINF = [
     "fgsm", "pgd10", "mim10", "dim10", "tim10", "apgd10", "feature_target10", "label_free10",
-    "blocks10", "graded10", "grey10", "grey_blocks10", "stripes10", "reversed10",
+    "blocks10", "graded10", "grey10", "grey_blocks10", "stripes10", "grains10",
+    "reversed10",
     "square100",
 ]  # fmt: skip
 L2 = [
     "fgsm-l2", "pgd10-l2", "mim10-l2", "dim10-l2", "tim10-l2", "apgd10-l2", "blocks10-l2",
-    "grey10-l2", "grey_blocks10-l2", "stripes10-l2",
+    "grey10-l2", "grey_blocks10-l2", "stripes10-l2", "grains10-l2",
 ]  # fmt: skip
 ITERATIVE = [
     "pgd10", "mim10", "dim10", "tim10", "apgd10", "blocks10", "graded10", "grey10",
@@ -96,18 +98,19 @@ def test_what_overshoots_turns_the_reversed_attack_around(goal: Goal) -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 4),
-    side=st.integers(1, 12),
+    sides=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     corner=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
 )
 def test_blocks_have_the_mean_of_what_lies_in_them(
-    shape: tuple[int, ...], side: int, corner: tuple[float, float]
+    shape: tuple[int, ...], sides: tuple[int, int], corner: tuple[float, float]
 ) -> None:
-    top, left = (int(share * side) for share in corner)
+    top, left = (int(share * side) for share, side in zip(corner, sides, strict=True))
     values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = in_blocks(values, side, top, left)
+    found = in_blocks(values, sides, (top, left))
     assert found.shape == values.shape
     rows, columns = (
-        (torch.arange(n) + by) // side for n, by in zip(shape[2:], (top, left), strict=True)
+        (torch.arange(n) + by) // side
+        for n, by, side in zip(shape[2:], (top, left), sides, strict=True)
     )
     for row in rows.unique():
         for column in columns.unique():
@@ -151,8 +154,8 @@ def test_a_step_in_blocks_is_of_whole_squares(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
     side = int(torch.randint(3, 13, (), generator=generator))
     top, left = (int(torch.randint(0, side, (), generator=generator)) for _ in range(2))
-    whole = in_blocks(change, side, top, left)
-    inside = in_blocks(room.float(), side, top, left).expand_as(change) == 1
+    whole = in_blocks(change, (side, side), (top, left))
+    inside = in_blocks(room.float(), (side, side), (top, left)).expand_as(change) == 1
     assert inside.float().mean() > 0.5
     assert torch.equal(change[inside], whole[inside])
     assert change[inside].abs().max() == 2
@@ -181,6 +184,23 @@ def test_striped_noise_is_of_whole_rows_and_columns(goal: Goal) -> None:
     assert change.diff(dim=2).abs().max() > 0
     assert change.diff(dim=3).abs().max() > 0
     assert change.diff(dim=1).abs().max() > 0  # of any colour
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_grains_are_rectangles_of_one_size(seed: int) -> None:
+    clean = ((0.25 + random_images(COUNT) / 2) * 255).round()  # with room for all of the noise
+    attack, generator = get_attack("grains1"), torch.Generator().manual_seed(seed)
+    images = attack(NET, clean / 255, random_anchor(COUNT), "dodging", 8, generator=generator)
+    change = (images * 255).round() - clean
+    generator = torch.Generator().manual_seed(seed)
+    height, width, grey = (
+        int(torch.randint(0, high, (), generator=generator)) for high in (10, 10, 2)
+    )
+    sides = SIDES[height], SIDES[width]
+    top, left = (int(torch.randint(0, side, (), generator=generator)) for side in sides)
+    assert torch.equal(change, in_blocks(change, sides, (top, left)))
+    assert (change.diff(dim=1) == 0).all() == bool(grey)
+    assert change.abs().max() == 2
 
 
 def test_label_free_leaves_the_own_embedding() -> None:

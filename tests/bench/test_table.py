@@ -9,10 +9,15 @@ from facepurify.bench.__main__ import main
 from facepurify.bench.combine import render_combinations
 from facepurify.bench.hits import render_hits
 from facepurify.bench.records import write_record
-from facepurify.bench.results import write_results
-from facepurify.bench.table import BEGIN, END, render_table, replace_table
+from facepurify.bench.results import OBLIVIOUS, write_results
+from facepurify.bench.table import BEGIN, END, render_attacks, render_table, replace_table
 from facepurify.errors import DataError
-from tests.bench.sample_results import sample_combinations, sample_hits, sample_results
+from tests.bench.sample_results import (
+    JPEG75_AT_8,
+    sample_combinations,
+    sample_hits,
+    sample_results,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +54,22 @@ def test_the_foot_says_how_attacks_were_stored():
     assert "arrive through jpeg75." in render_table([sample_results()])
     unstored = replace(sample_results(), settings={"stored as": "-"})
     assert "arrive through nothing else: none was measured." in render_table([unstored])
+
+
+def test_attacks_one_by_one_are_those_of_the_highest_budget():
+    run = sample_results()
+    table = render_attacks([run]).splitlines()
+    assert table[0] == "| faces, tiny, 8/255 | none | jpeg75 | <pin> |"
+    assert table[2].startswith("| genuine rejected, without an attack | ")
+    dodged, impersonated, *_ = JPEG75_AT_8
+    label = next(row.attack for row in run.attacked if row.attacker == OBLIVIOUS)
+    (row,) = (line for line in table if line.startswith(f"| oblivious: {label} |"))
+    assert row.split(" | ")[2] == f"{dodged} / {impersonated}"
+    assert sum(line.startswith("| ") for line in table) == 2 + len(
+        {(row.attacker, row.attack) for row in run.attacked}
+    )
+    weak = replace(run, attacked=tuple(row for row in run.attacked if row.eps < 8))
+    assert render_attacks([weak, run]) == render_attacks([run])
 
 
 @pytest.fixture

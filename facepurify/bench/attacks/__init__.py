@@ -11,6 +11,7 @@ from facepurify.bench.attacks.dim import DIM
 from facepurify.bench.attacks.feature_target import FeatureTarget, LabelFree
 from facepurify.bench.attacks.fgsm import FGSM
 from facepurify.bench.attacks.graded import Graded
+from facepurify.bench.attacks.grains import Grains
 from facepurify.bench.attacks.grey import Grey
 from facepurify.bench.attacks.mim import MIM
 from facepurify.bench.attacks.minimal import Minimal, minimal_attack, succeeds
@@ -35,6 +36,7 @@ __all__ = [
     "FeatureTarget",
     "Goal",
     "Graded",
+    "Grains",
     "Grey",
     "GreyBlocks",
     "LabelFree",
@@ -61,6 +63,7 @@ _FAMILIES: dict[str, type[Attack]] = {
         Grey,
         GreyBlocks,
         Stripes,
+        Grains,
         APGD,
         Reversed,
         Square,

@@ -17,26 +17,26 @@ from facepurify.errors import AttackError
 __all__ = ["Blocks", "GreyBlocks", "in_blocks"]
 
 
-def in_blocks(values: Tensor, side: int, top: int, left: int) -> Tensor:
-    """Means over the squares of a grid, [N, C, H, W] to the same; its edges have smaller ones.
+def in_blocks(values: Tensor, sides: tuple[int, int], corner: tuple[int, int]) -> Tensor:
+    """Means over the rectangles of a grid, [N, C, H, W] to the same; its edges have smaller ones.
 
     Args:
         values: what to average.
-        side: of a square, in pixels.
-        top: rows of the grid's first square that lie outside the image, from 0 to ``side - 1``.
-        left: columns, likewise.
+        sides: height and width of a rectangle, in pixels.
+        corner: rows and columns of the grid's first rectangle that lie outside the image, from 0
+            to one less than its sides.
 
     >>> import torch
-    >>> in_blocks(torch.arange(4.0).reshape(1, 1, 1, 4), 2, 0, 1)[0, 0].tolist()
+    >>> in_blocks(torch.arange(4.0).reshape(1, 1, 1, 4), (1, 2), (0, 1))[0, 0].tolist()
     [[0.0, 1.5, 1.5, 3.0]]
     """
-    height, width = values.shape[-2:]
-    below, right = -(top + height) % side, -(left + width) % side
+    (height, width), (top, left) = values.shape[-2:], corner
+    below, right = -(top + height) % sides[0], -(left + width) % sides[1]
     padded = functional.pad(
         torch.stack([values, torch.ones_like(values)]), (left, right, top, below)
     )
-    sums, pixels = functional.avg_pool2d(padded.flatten(0, 1), side).unflatten(0, (2, -1))
-    grown = (sums / pixels).repeat_interleave(side, -2).repeat_interleave(side, -1)
+    sums, pixels = functional.avg_pool2d(padded.flatten(0, 1), sides).unflatten(0, (2, -1))
+    grown = (sums / pixels).repeat_interleave(sides[0], -2).repeat_interleave(sides[1], -1)
     inside: Tensor = grown[..., top : top + height, left : left + width]
     return inside
 
@@ -72,7 +72,8 @@ class Blocks(IterativeAttack):
 
     def _averaged(self, gradient: Tensor, problem: Problem) -> Tensor:
         side = problem.integer(self.least, self.most + 1)
-        return in_blocks(gradient, side, problem.integer(0, side), problem.integer(0, side))
+        corner = problem.integer(0, side), problem.integer(0, side)
+        return in_blocks(gradient, (side, side), corner)
 
 
 @dataclass(frozen=True)
