@@ -2,8 +2,8 @@
 
 ``python -m facepurify.bench table`` writes each between its two marks; with ``--check`` it only
 says whether README agrees with the recorded numbers. The table of the runs must have its marks; the
-attacks one by one, the hit rates (``hits.json``) and the combinations (``combine.json``) are written
-where theirs stand.
+attacks one by one, the hit rates (``hits.json``) and the combinations (``combine.json``) are
+written where theirs stand.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def render_attacks(runs: Iterable[Results]) -> str:
     for run in runs:
         for recognizer in run.recognizers:
             names = [defence.name for defence in run.defences]
+            head = (f"{run.data.name}, {recognizer.name}, {highest:g}/255", *names)
             cells: dict[str, dict[str, str]] = {}
             for line in lines(run):
                 row, clean = line.row, line.clean
@@ -79,8 +80,7 @@ def render_attacks(runs: Iterable[Results]) -> str:
                     attacked[row.defence] = both(row)
             if cells:
                 tables.append(
-                    f"| {run.data.name}, {recognizer.name}, {highest:g}/255 | {' | '.join(names)} |\n"
-                    f"|---|{'---|' * len(names)}\n"
+                    f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
                     + "".join(
                         f"| {label} | {' | '.join(each.get(name, '-') for name in names)} |\n"
                         for label, each in cells.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
@@ -22,6 +23,7 @@ from facepurify.train import export
 from facepurify.train.__main__ import main
 from facepurify.train.attack_pack import AttackPack, make_pack
 from facepurify.train.basis import Basis
+from facepurify.train.commands.options import recognizer_of
 from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_pin import PinRecipe, fit_pin
 from facepurify.train.immune_space import ImmuneSpace
@@ -265,6 +267,11 @@ def test_a_wrong_number_is_one_clear_line(
 ) -> None:
     assert main(["pin", "--guide", "none.onnx", option, value]) == 1
     assert f"got {value}" in capsys.readouterr().err
+
+
+def test_a_commands_threads_are_those_of_its_recognizers(guide_file: Path) -> None:
+    recognizer = recognizer_of(argparse.Namespace(threads=1), str(guide_file))
+    assert recognizer._session.get_session_options().intra_op_num_threads == 1
 
 
 def test_a_recognizer_is_distilled_and_exported(

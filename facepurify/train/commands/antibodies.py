@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.train.ais import ANALYZERS, AisNet
 from facepurify.train.commands.options import (
@@ -23,6 +22,7 @@ from facepurify.train.commands.options import (
     filled,
     load_guides,
     print_rows,
+    recognizer_of,
     trials_of,
 )
 from facepurify.train.critic import AffinityCritic
@@ -114,7 +114,7 @@ def _critic(options: argparse.Namespace) -> None:
 def _ais_gradient(options: argparse.Namespace) -> None:
     net = begun(AisNet(basis_of(options), options.selector, options.memory), options)
     report = study_selection(
-        net, attacks_of(options), Recognizer.from_onnx(options.guide),
+        net, attacks_of(options), recognizer_of(options, options.guide),
         filled(StudyRecipe, options), AisRecipe(sparsity=options.sparsity), options.run,
         seed=options.seed,
     )  # fmt: skip

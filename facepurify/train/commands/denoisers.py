@@ -30,6 +30,7 @@ from facepurify.train.commands.options import (
     load_guides,
     noise_of,
     print_rows,
+    recognizer_of,
 )
 from facepurify.train.export import export_bare
 from facepurify.train.fit_uddn import DISTANCES, UddnRecipe, fit_uddn
@@ -194,7 +195,7 @@ def _ablate(options: argparse.Namespace) -> None:
     }
     faces = faces_of(options)
     trial = held_out_trial(
-        faces, Recognizer.from_onnx(options.judge), attacks=JUDGED_ATTACKS,
+        faces, recognizer_of(options, options.judge), attacks=JUDGED_ATTACKS,
         pairs=options.pairs, attacked=options.attacked, seed=options.seed,
     )  # fmt: skip
     study = ablate(
@@ -212,7 +213,7 @@ def _adapt(options: argparse.Namespace) -> None:
     check_free(options.run)  # before the faces, which may take minutes to pack
     check_folder(options.out)
     rows = adapt(
-        Recognizer.from_onnx(options.recognizer), faces_of(options),
+        recognizer_of(options, options.recognizer), faces_of(options),
         options.model, recipe, options.run, options.out, seed=options.seed,
     )  # fmt: skip
     print_rows(rows)

@@ -42,6 +42,7 @@ __all__ = [
     "noise_of",
     "origin_of",
     "print_rows",
+    "recognizer_of",
     "trials_of",
 ]
 
@@ -64,7 +65,9 @@ class Commands:
         )  # fmt: skip
         sub.set_defaults(command=run)
         sub.add_argument("--seed", type=int, default=0, help="of everything random")
-        sub.add_argument("--threads", type=int, help="of torch")
+        sub.add_argument(
+            "--threads", type=int, help="of torch, and of a recognizer in ONNX Runtime"
+        )
         return sub
 
 
@@ -95,10 +98,15 @@ def add_guides(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def recognizer_of(options: argparse.Namespace, path: str, device: str = "cpu") -> Recognizer:
+    """That of a file, in as many threads as the command has."""
+    return Recognizer.from_onnx(path, device, threads=options.threads)
+
+
 def load_guides(options: argparse.Namespace) -> list[Recognizer]:
     """Those of ``add_guides``, on the device of the command, if it has one."""
     device = getattr(options, "device", "cpu")
-    return [Recognizer.from_onnx(path, device) for path in options.guide]
+    return [recognizer_of(options, path, device) for path in options.guide]
 
 
 def add_training(

@@ -10,7 +10,6 @@ from torch import nn
 
 from facepurify.bench.attacks import FGSM, FeatureTarget
 from facepurify.bench.defences import get_defence
-from facepurify.bench.recognizers import Recognizer
 from facepurify.errors import OptionError
 from facepurify.files import check_folder
 from facepurify.train.choose import held_out_trial
@@ -25,6 +24,7 @@ from facepurify.train.commands.options import (
     filled,
     origin_of,
     print_rows,
+    recognizer_of,
 )
 from facepurify.train.distributed import join_workers
 from facepurify.train.facenet import FaceNet
@@ -86,7 +86,7 @@ def add_commands(commands: Commands) -> None:
 def _recognizer(options: argparse.Namespace) -> None:
     check_folder(options.out)
     recipe, origin = filled(DistillRecipe, options), origin_of(options)
-    teacher = Recognizer.from_onnx(options.teacher)
+    teacher = recognizer_of(options, options.teacher)
     workers = join_workers("cpu")
     faces = faces_of(options)
     net = load_facenet(options.start, faces) if options.start else FaceNet(teacher.dim)
@@ -108,7 +108,7 @@ def _mter(options: argparse.Namespace) -> None:
     net, dim = load_net(options.recognizer, faces)
     teacher, sources = None, {}
     if options.teacher:
-        tutor = Recognizer.from_onnx(options.teacher)
+        tutor = recognizer_of(options, options.teacher)
         teacher = torch.from_numpy(teach(tutor, faces, options.cache))
         sources["teacher"] = tutor.sha256
     purify = None
@@ -122,7 +122,7 @@ def _mter(options: argparse.Namespace) -> None:
     _write_recognizer(net.cpu(), options, origin)
     print("held-out faces, FAR 1e-3, feature-target attacks at eps 10:")
     trial = held_out_trial(
-        faces, Recognizer.from_onnx(options.out), pairs=3000, far=1e-3, eps=10,
+        faces, recognizer_of(options, options.out), pairs=3000, far=1e-3, eps=10,
         attacks=(FGSM(), FeatureTarget(steps=10)), seed=options.seed,
     )  # fmt: skip
     for what, value in trial.judge(lambda images: images).items():
@@ -140,7 +140,7 @@ def _transfer(options: argparse.Namespace) -> None:
     faces = faces_of(options)
     rows = transfer(
         load_facenet(options.recognizer, faces), denoiser, faces, recipe, options.run, options.out,
-        stranger=Recognizer.from_onnx(options.stranger) if options.stranger else None,
+        stranger=recognizer_of(options, options.stranger) if options.stranger else None,
         pairs=options.pairs, attacked=options.attacked, seed=options.seed, resume=options.resume,
     )  # fmt: skip
     print_rows(rows)
