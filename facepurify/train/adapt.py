@@ -24,9 +24,10 @@ from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn
 from facepurify.train.loop import check_free
+from facepurify.train.overshoot import CHOSEN, ONCE, Factors
 from facepurify.train.recover import recover_uddn
 from facepurify.train.runs import describe_denoiser
-from facepurify.train.uddn import UddnNet, check_overshoot
+from facepurify.train.uddn import UddnNet
 from facepurify.weights import read_model
 
 __all__ = ["ATTACKS", "AdaptRecipe", "adapt"]
@@ -52,7 +53,8 @@ class AdaptRecipe:
         rehearse: steps of those through the purifier itself, for one that was trained so; 0 for
             oblivious ones.
         recompressed: share of all images, attacked or not, that go through JPEG last.
-        overshoot: how many times the noise that the denoiser finds is taken off in the end.
+        overshoot: how many times the noise that the denoiser finds is taken off in the end: of
+            fine luma, fine chroma, and what is coarse.
         pairs: clean held-out pairs of each kind to measure with.
         attacked: attacked ones.
     """
@@ -63,7 +65,7 @@ class AdaptRecipe:
     fresh: float = 0.25
     rehearse: int = 0
     recompressed: float = 0.6
-    overshoot: float = 1.5
+    overshoot: Factors = CHOSEN
     pairs: int = 1000
     attacked: int = 200
 
@@ -72,14 +74,14 @@ class AdaptRecipe:
             raise OptionError(
                 f"expected minutes and rate above 0, got {self.minutes} and {self.rate}"
             )
-        check_overshoot(self.overshoot)
+        self.overshoot.checked()
         if self.batch < 2 or min(self.pairs, self.attacked) < 1:
             raise OptionError(
                 "expected a batch of 2 or more, pairs and attacked of 1 or more, "
                 f"got {self.batch}, {self.pairs} and {self.attacked}"
             )
         self.settings()  # it refuses the rest
-        if self.rehearse and (self.fresh < 1 or self.overshoot != 1):
+        if self.rehearse and (self.fresh < 1 or self.overshoot != ONCE):
             raise OptionError(
                 "expected fresh and overshoot of 1 with rehearse, since what is rehearsed is the "
                 f"purifier as it will be, got {self.fresh} and {self.overshoot}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from facepurify.errors import OptionError
 from facepurify.train.basis import Basis
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.overshoot import Factors, Pixels
 
 __all__ = [
     "SIZES",
@@ -19,7 +19,6 @@ __all__ = [
     "SlimUNet",
     "UddnNet",
     "WideUNet",
-    "check_overshoot",
     "check_plain",
     "pruned",
 ]
@@ -27,7 +26,8 @@ __all__ = [
 LIGHT = ((16, 1), (40, 1), (88, 2), (128, 2))
 SLIM = ((16, 1), (40, 1), (88, 1), (128, 1))
 WIDE = ((32, 1), (48, 1), (88, 1), (128, 2))
-BLOCK = 3 * 2 * 2
+SIDE = 2
+BLOCK = 3 * SIDE**2
 PUBLISHED = (64, 128, 256, 256, 256)
 
 
@@ -78,21 +78,13 @@ class UddnNet(nn.Module):
         purified: Tensor = self(x)[0]
         return purified
 
-    @torch.no_grad()
-    def overshoot(self, factor: float) -> None:
-        """From now on takes ``factor`` times as much off: x_hat = clamp(x + (-factor d)).
-
-        Beyond the paper. What is trained to be near the clean face on average takes off less than
-        there is where it is unsure, as on the noise of a recognizer that guided none of it. What
-        is taken off too much points away from the attack's goal, and so does less harm than what
-        is left.
+    def overshoot(self, factors: Factors) -> None:
+        """From now on takes so many times what it finds off: see :class:`Pixels`.
 
         Raises:
-            OptionError: it is not above 0.
+            OptionError: a factor is not above 0.
         """
-        check_overshoot(factor)
-        for parameter in self.unet.noise.parameters():
-            parameter.mul_(factor)
+        self.unet.pixels = Pixels(self.unet.pixels.block, factors)
 
 
 def check_plain(net: UddnNet) -> None:
@@ -128,16 +120,6 @@ def pruned(net: UddnNet, size: str) -> UddnNet:
     return smaller.eval()
 
 
-def check_overshoot(factor: float) -> None:
-    """Refuses what no noise can be taken off by.
-
-    Raises:
-        OptionError: it is not above 0.
-    """
-    if not 0 < factor < math.inf:
-        raise OptionError(f"expected an overshoot above 0, got {factor}")
-
-
 class LightUNet(nn.Module):
     """The U-Net that ships: 236 MMAC and 1.4 M parameters, in dense 3 x 3 convolutions.
 
@@ -168,7 +150,7 @@ class LightUNet(nn.Module):
         self.down, self.grow, self.up = map(nn.ModuleList, (down, grow, up))
         last = inputs + BLOCK if blocks else inputs
         self.noise = _silent(nn.Conv2d(last, BLOCK, 3, padding=1))
-        self.pixels = _PixelShuffle()
+        self.pixels = Pixels(SIDE)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] in [-1, 1] to the negative noise, and the bottleneck's mean [N, C]."""
@@ -231,6 +213,7 @@ class PublishedUNet(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
         self.grow = nn.Upsample(scale_factor=2)
         self.noise = _silent(nn.Conv2d(first, 3, 1))
+        self.pixels = Pixels(1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, 112, 112] in [-1, 1] to the negative noise, and the bottleneck's mean [N, C]."""
@@ -241,7 +224,7 @@ class PublishedUNet(nn.Module):
         bottleneck = x.mean(dim=(2, 3))
         for unit, lateral in zip(self.decoder, laterals[-2::-1], strict=True):
             x = unit(torch.cat([self.grow(x), lateral], dim=1))  # F, the fusion unit
-        return self.noise(x), bottleneck
+        return self.pixels(self.noise(x)), bottleneck
 
 
 SIZES: dict[str, type[LightUNet | PublishedUNet]] = {
@@ -250,23 +233,6 @@ SIZES: dict[str, type[LightUNet | PublishedUNet]] = {
     "wide": WideUNet,
     "published": PublishedUNet,
 }
-
-
-class _PixelShuffle(nn.Module):
-    """Channels [N, 12, H, W] to blocks of 2 x 2 pixels [N, 3, 2 H, 2 W], as a convolution.
-
-    Bit for bit ``nn.PixelShuffle(2)``, and in ONNX Runtime in less than half its time.
-    """
-
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        places = torch.eye(BLOCK).reshape(BLOCK, BLOCK // 4, 2, 2)
-        self.register_buffer("weight", places, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv_transpose2d(x, self.weight, stride=2)
 
 
 class _C2(nn.Module):

@@ -28,6 +28,7 @@ from facepurify.train.adapt import AdaptRecipe, adapt
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
+from facepurify.train.overshoot import CHOSEN, Pixels
 from facepurify.train.quantise import quantise
 from facepurify.train.recover import recover_uddn
 from facepurify.train.uddn import UddnNet
@@ -115,7 +116,7 @@ def test_the_command_adapts_and_measures(
     assert 0 < (Purifier("mine.onnx").info.score_threshold or 0) < 1
     run = sorted(path.name for path in Path("runs/adapt").iterdir())
     assert run == ["checkpoint.pt", "curve.png", "log.csv", "model.json"]
-    again = ["export", *command[1:6], "--run", "runs/adapt", "--overshoot", "1.5"]
+    again = ["export", *command[1:6], "--run", "runs/adapt", "--overshoot", str(CHOSEN)]
     assert main([*again, "-o", "again.onnx"]) == 0
     assert Path("again.onnx").read_bytes() == Path("mine.onnx").read_bytes()
     # The run is there already, which is found before anything is read.
@@ -147,10 +148,11 @@ def test_what_was_written_is_judged_whatever_its_name(
     adapt(guide, faces, str(exported), recipe, "run", "uddn")
     files = exported, Path("uddn")
     assert judged == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    x = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
+    x = 0.45 + 0.1 * np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
     once, over = (Purifier(path).purify_canonical(x).images for path in files)
-    inside = (over > 0) & (over < 1)  # nothing was clipped
-    assert np.allclose((over - x)[inside], recipe.overshoot * (once - x)[inside], atol=1e-4)
+    assert 0 < once.min() < once.max() < 1  # so that it shows all that was found
+    wanted = x + Pixels(1, recipe.overshoot)(torch.from_numpy(once - x)).numpy()
+    assert np.allclose(over, wanted.clip(0, 1), atol=1e-4)
     shutil.copy("uddn", "other.onnx")
     assert calibrate("uddn", faces) == calibrate("other.onnx", faces)
 

@@ -37,29 +37,6 @@ def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
     assert torch.allclose(net.purify(x), (x - 0.25).clamp(0, 1))
 
 
-@pytest.mark.parametrize("size", ["light", "slim", "wide", "published"])
-def test_an_overshoot_takes_so_many_times_the_noise_off(size: str) -> None:
-    torch.manual_seed(0)
-    net = UddnNet(size).eval()
-    nn.init.normal_(net.unet.noise.weight, std=1e-3)
-    assert net.unet.noise.bias is not None
-    nn.init.constant_(net.unet.noise.bias, 0.01)
-    x = 0.3 + 0.4 * torch.rand(2, 3, 112, 112)
-    with torch.no_grad():
-        once, suspicion = net(x)
-        net.overshoot(1.5)
-        more, same = net(x)
-    assert float((once - x).abs().max()) < 0.2  # so that nothing is clipped
-    assert torch.allclose(more - x, 1.5 * (once - x), atol=1e-6)
-    assert torch.equal(suspicion, same)
-
-
-@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
-def test_no_such_overshoot(factor: float) -> None:
-    with pytest.raises(OptionError, match="expected an overshoot above 0, got"):
-        UddnNet().overshoot(factor)
-
-
 def test_published_has_the_papers_units() -> None:
     """C2, four C3 that halve the side; three C3 and one C2; a 1 x 1 convolution to 3 channels."""
     unet = UddnNet("published").unet.eval()

@@ -13,6 +13,7 @@ from torch import nn
 
 from facepurify.bench.recognizers import Recognizer
 from facepurify.bench.run import check_names
+from facepurify.errors import OptionError
 from facepurify.train.attack_pack import AttackPack
 from facepurify.train.basis import Basis
 from facepurify.train.choose import EPS, Trial, held_out_trial
@@ -20,12 +21,14 @@ from facepurify.train.corruption import DrawNoise
 from facepurify.train.faces import FaceSet, load_faces
 from facepurify.train.gnr import GNR_SIZES, Gnr
 from facepurify.train.loop import load_run
+from facepurify.train.overshoot import Factors
 from facepurify.train.publish import Origin
 
 __all__ = [
     "Commands",
     "add_device",
     "add_faces",
+    "add_factors",
     "add_gnr",
     "add_guides",
     "add_pairs",
@@ -177,8 +180,26 @@ def add_recipe(sub: argparse.ArgumentParser, recipe: Any, **choices: Sequence[st
         name, value = "--" + field.name.replace("_", "-"), getattr(recipe, field.name)
         if isinstance(value, bool):
             sub.add_argument(name, action="store_true")
+        elif isinstance(value, Factors):
+            add_factors(sub, name, value)
         else:
             sub.add_argument(name, type=type(value), default=value, choices=choices.get(field.name))
+
+
+def add_factors(sub: argparse.ArgumentParser, name: str, default: Factors) -> None:
+    """How many times the noise that a denoiser finds is taken off."""
+
+    def read(text: str) -> Factors:
+        try:
+            return Factors.read(text)
+        except OptionError as error:  # argparse would leave out what it says
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    sub.add_argument(
+        name, type=read, default=default, metavar="LUMA,CHROMA,COARSE",
+        help="how many times the noise that a denoiser finds is taken off: one number for all, or "
+        "of fine luma, fine chroma and what is coarse",
+    )  # fmt: skip
 
 
 def filled(recipe: Any, options: argparse.Namespace) -> Any:

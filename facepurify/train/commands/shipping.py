@@ -13,6 +13,7 @@ from facepurify.train.choose import EPS, choose, load_purifiers
 from facepurify.train.commands.options import (
     Commands,
     add_faces,
+    add_factors,
     add_guides,
     add_pairs,
     add_publishing,
@@ -25,6 +26,7 @@ from facepurify.train.export import calibrate, export_projection, export_purifie
 from facepurify.train.fit_critic import CRITIC
 from facepurify.train.immune import ImmuneNet
 from facepurify.train.loop import CHECKPOINT, load_run
+from facepurify.train.overshoot import ONCE
 from facepurify.train.pin import PinNet
 from facepurify.train.publish import publish_purifier
 from facepurify.train.quantise import WEIGHTS, quantise
@@ -48,10 +50,7 @@ def add_commands(commands: Commands) -> None:
         "--share", type=float,
         help="how much a projection takes off of what it does not keep (default: its own)",
     )  # fmt: skip
-    sub.add_argument(
-        "--overshoot", type=float, default=1.0, metavar="FACTOR",
-        help="how many times the noise that a denoiser finds is taken off",
-    )  # fmt: skip
+    add_factors(sub, "--overshoot", ONCE)
     sub.add_argument("--half", action="store_true", help="keep the weights in half precision")
     sub.add_argument("-o", "--out", help="(default: the method's name)")
     add_publishing(sub)
@@ -96,7 +95,7 @@ def _export(options: argparse.Namespace) -> None:
         if not isinstance(net, ImmuneNet):
             raise OptionError(f"expected a run of immune for --denoiser, got {method_of(net)}")
         net = net.denoiser()
-    if options.overshoot != 1:
+    if options.overshoot != ONCE:
         if not isinstance(net, UddnNet):
             raise OptionError(f"expected a denoiser for --overshoot, got {method_of(net)}")
         net.overshoot(options.overshoot)
