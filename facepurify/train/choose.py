@@ -27,6 +27,7 @@ from facepurify.bench.attacks import (
     Graded,
     Grey,
     GreyBlocks,
+    Reversed,
     Stripes,
 )
 from facepurify.bench.defences import Defence, PurifierDefence, get_defence
@@ -75,7 +76,8 @@ def oblivious(steps: int) -> tuple[Attack, ...]:
     )  # fmt: skip
 
 
-ATTACKS = oblivious(steps=20)
+# The last is of one who knows that more is taken off than was found: what an overshoot costs.
+ATTACKS = (*oblivious(steps=20), Reversed(steps=20))
 
 
 @dataclass(frozen=True)

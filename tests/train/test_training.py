@@ -232,7 +232,7 @@ def test_choice_is_drawn_from_held_out_faces(
         )
         delivered = ["--model", "pin", "--delivered", "bits1", "--out", "delivered"]
         assert main([*choice, *delivered]) == 0
-        assert len(seen) == 15  # clean probes, and seven attacks of two goals
+        assert len(seen) == 17  # clean probes, and eight attacks of two goals
         assert all(set(np.unique(images)) <= {0.0, 1.0} for images in seen)  # a bit a pixel
         seen.clear()
         assert main([*choice, "--model", "pin", "--eps", "3", "--out", "weak"]) == 0
@@ -241,7 +241,8 @@ def test_choice_is_drawn_from_held_out_faces(
     results = json.loads(Path("choice/choice.json").read_text())
     assert list(results) == ["none", "fixed 10 + 5", "fixed 20 + 10"]
     kinds = (
-        "fgsm", "pgd20", "blocks20", "graded20", "grey20", "grey_blocks20", "stripes20", "adaptive",
+        "fgsm", "pgd20", "blocks20", "graded20", "grey20", "grey_blocks20", "stripes20",
+        "reversed20", "adaptive",
     )  # fmt: skip
     for row in results.values():
         assert set(row["guide"]) == {

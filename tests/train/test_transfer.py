@@ -88,7 +88,7 @@ def test_the_command_makes_the_table(
     assert main(command) == 0
     rows = json.loads(Path("runs/transfer/transfer.json").read_text())
     assert list(rows) == ["none", "denoise only", "distillation only", "all"]
-    assert all(len(row) == 1 + 2 * 7 * 2 for row in rows.values())
+    assert all(len(row) == 1 + 2 * 8 * 2 for row in rows.values())
     printed = capsys.readouterr().out
     assert "black box fgsm dodging" in printed
     assert Recognizer.from_onnx("student.onnx").dim == 16
