@@ -64,7 +64,8 @@ def render_table(runs: Iterable[Results]) -> str:
 def render_attacks(runs: Iterable[Results]) -> str:
     """Return each attack by itself at the highest L-inf budget of all, a table a recognizer."""
     runs = tuple(runs)
-    highest = max(row.eps for run in runs for row in run.attacked if row.norm == "linf")
+    budgets = (row.eps for run in runs for row in run.attacked if row.norm == "linf")
+    highest = max(budgets, default=0.0)
     tables = []
     for run in runs:
         for recognizer in run.recognizers:

@@ -39,8 +39,8 @@ class Factors(NamedTuple):
 
         >>> Factors.read("1.5")
         Factors(luma=1.5, chroma=1.5, coarse=1.5)
-        >>> Factors.read("1.25,1.5,2.25").coarse
-        2.25
+        >>> Factors.read("1.25,1.5,1.75").coarse
+        1.75
         """
         try:
             numbers = [float(part) for part in text.split(",")]
@@ -49,7 +49,7 @@ class Factors(NamedTuple):
         if len(numbers) not in (1, len(Factors._fields)):
             raise OptionError(
                 "expected an overshoot of one number, or of three for fine luma, fine chroma and "
-                f"what is coarse, such as 1.25,1.5,2.25, got {text!r}"
+                f"what is coarse, such as 1.25,1.5,1.75, got {text!r}"
             )
         return Factors(*numbers * (len(Factors._fields) // len(numbers))).checked()
 
@@ -68,7 +68,7 @@ class Factors(NamedTuple):
 
 
 ONCE = Factors(1.0, 1.0, 1.0)
-CHOSEN = Factors(1.25, 1.5, 1.75)  # on held-out faces; see the card of uddn
+CHOSEN = Factors(1.25, 1.5, 1.75)  # on held-out faces: benchmarks/uddn, by grain
 
 
 class Pixels(nn.Module):

@@ -34,7 +34,8 @@ def recover_uddn(content: bytes) -> UddnNet:
 
     An export folds batch norm into the convolutions. Here they keep what was folded, and batch
     norm becomes what is left: statistics of 0 and 1 that must not be measured anew (train with
-    ``settled``), a gain of 1 and the folded bias.
+    ``settled``), a gain of 1 and the folded bias. How many times the noise is taken off
+    (``Pixels``) is none of its weights: it is once, again.
 
     Args:
         content: an ONNX file, checked against the contract; of UDDN, alone or behind a fixed

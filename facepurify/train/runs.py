@@ -135,7 +135,7 @@ def load_uddn(source: str) -> UddnNet:
     """A denoiser from a run's folder, a shipped model's name or an ONNX file.
 
     Of an immune network's file it is that network's denoiser, alone; one behind a fixed projection
-    comes with it.
+    comes with it. What a file takes off beyond what its denoiser finds is left behind.
 
     Raises:
         DataError: the folder holds no run of uddn.

@@ -26,8 +26,8 @@ __all__ = [
 LIGHT = ((16, 1), (40, 1), (88, 2), (128, 2))
 SLIM = ((16, 1), (40, 1), (88, 1), (128, 1))
 WIDE = ((32, 1), (48, 1), (88, 1), (128, 2))
-SIDE = 2
-BLOCK = 3 * SIDE**2
+SIDE = 2  # of the blocks of pixels that the light ones find noise in
+BLOCK = 3 * SIDE**2  # its values
 PUBLISHED = (64, 128, 256, 256, 256)
 
 
