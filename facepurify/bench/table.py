@@ -18,7 +18,7 @@ from facepurify.bench.closeness import read_closeness, render_closeness
 from facepurify.bench.combine import render_combinations
 from facepurify.bench.hits import read_hits, render_hits
 from facepurify.bench.results import LatencyRow, Results, read_results
-from facepurify.bench.summary import both, headlines, lines, percent
+from facepurify.bench.summary import aligned_table, both, headlines, lines, percent
 from facepurify.errors import DataError
 from facepurify.files import atomic_path
 
@@ -36,6 +36,7 @@ adaptive and queries. Then success of the worst attack in per cent, dodging / im
 oblivious attacks that arrive through {stored}. Time: batch 1 / batch 32, in multiples of the
 recognizer's.
 """
+REJECTED = "genuine rejected, without an attack"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # Tables of one record each: the name of file and marks, and what makes the table of the file.
 RECORDS: dict[str, Callable[[Path], str]] = {
@@ -68,25 +69,24 @@ def render_attacks(runs: Iterable[Results]) -> str:
     highest = max(budgets, default=0.0)
     tables = []
     for run in runs:
-        for recognizer in run.recognizers:
-            names = [defence.name for defence in run.defences]
-            head = (f"{run.data.name}, {recognizer.name}, {highest:g}/255", *names)
-            cells: dict[str, dict[str, str]] = {}
-            for line in lines(run):
-                row, clean = line.row, line.clean
-                if (row.recognizer, row.norm, row.eps) == (recognizer.name, "linf", highest):
-                    rejected = cells.setdefault("genuine rejected, without an attack", {})
-                    rejected[row.defence] = percent(clean.frr)
-                    attacked = cells.setdefault(f"{row.attacker}: {line.attack}", {})
-                    attacked[row.defence] = both(row)
-            if cells:
-                tables.append(
-                    f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
-                    + "".join(
-                        f"| {label} | {' | '.join(each.get(name, '-') for name in names)} |\n"
-                        for label, each in cells.items()
-                    )
-                )
+        names = [defence.name for defence in run.defences]
+        grouped: dict[str, dict[str, dict[str, str]]] = {}
+        for line in lines(run):
+            row = line.row
+            if (row.norm, row.eps) == ("linf", highest):
+                cells = grouped.setdefault(row.recognizer, {REJECTED: {}})
+                cells[REJECTED][row.defence] = percent(line.clean.frr)
+                cells.setdefault(f"{row.attacker}: {line.attack}", {})[row.defence] = both(row)
+        tables += [
+            aligned_table(
+                [f"{run.data.name}, {recognizer}, {highest:g}/255", *names],
+                [
+                    [label, *(each.get(name, "-") for name in names)]
+                    for label, each in cells.items()
+                ],
+            )
+            for recognizer, cells in grouped.items()
+        ]
     return "\n".join(tables)
 
 

@@ -74,7 +74,6 @@ class AdaptRecipe:
             raise OptionError(
                 f"expected minutes and rate above 0, got {self.minutes} and {self.rate}"
             )
-        self.overshoot.checked()
         if self.batch < 2 or min(self.pairs, self.attacked) < 1:
             raise OptionError(
                 "expected a batch of 2 or more, pairs and attacked of 1 or more, "

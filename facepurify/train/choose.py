@@ -383,7 +383,7 @@ def _draw(results: dict[str, dict[str, dict[str, float]]], eps: float, path: Pat
 
 
 def _drawn(rows: dict[str, dict[str, float]]) -> list[tuple[list[str], Goal]]:
-    """Of which attacks the worst is drawn: of those that know no purifier, of the one that does."""
+    """Of which attacks the worst is drawn: of those not made through it, of the one that is."""
     known = AdaptiveAttack.name
     kinds = [[attack.name for attack in ATTACKS]]
     if any(key.startswith(known) for row in rows.values() for key in row):

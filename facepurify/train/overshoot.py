@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +13,30 @@ from facepurify.errors import OptionError
 
 __all__ = ["CHOSEN", "ONCE", "Factors", "Pixels"]
 
-SIDE = 4  # of the squares whose means are coarse, in pixels; smaller ones have fine grain in them
+SQUARE = 4  # side of those whose means are coarse, in pixels; smaller ones have fine grain in them
 COLOURS = 3
 
 
-class Factors(NamedTuple):
+@dataclass(frozen=True)
+class Factors:
     """How many times each part of the noise is taken off.
 
     Attributes:
         luma: of what is fine, the mean of the three colours.
         chroma: of what is fine, the rest.
         coarse: of what is coarse.
+
+    Raises:
+        OptionError: one is not above 0.
     """
 
     luma: float
     chroma: float
     coarse: float
+
+    def __post_init__(self) -> None:
+        if not all(0 < factor < math.inf for factor in astuple(self)):
+            raise OptionError(f"expected an overshoot above 0, got {self}")
 
     @staticmethod
     def read(text: str) -> Factors:
@@ -46,25 +54,17 @@ class Factors(NamedTuple):
             numbers = [float(part) for part in text.split(",")]
         except ValueError:
             numbers = []
-        if len(numbers) not in (1, len(Factors._fields)):
+        if len(numbers) == 1:
+            numbers *= 3
+        if len(numbers) != 3:
             raise OptionError(
                 "expected an overshoot of one number, or of three for fine luma, fine chroma and "
                 f"what is coarse, such as 1.25,1.5,1.75, got {text!r}"
             )
-        return Factors(*numbers * (len(Factors._fields) // len(numbers))).checked()
-
-    def checked(self) -> Factors:
-        """The same.
-
-        Raises:
-            OptionError: one is not above 0.
-        """
-        if not all(0 < factor < math.inf for factor in self):
-            raise OptionError(f"expected an overshoot above 0, got {self}")
-        return self
+        return Factors(*numbers)
 
     def __str__(self) -> str:
-        return ",".join(f"{factor:g}" for factor in self)
+        return ",".join(f"{factor:g}" for factor in astuple(self))
 
 
 ONCE = Factors(1.0, 1.0, 1.0)
@@ -92,9 +92,6 @@ class Pixels(nn.Module):
     Args:
         block: side of the blocks, 1 or 2 pixels.
         factors: how many times.
-
-    Raises:
-        OptionError: one is not above 0.
     """
 
     weight: Tensor
@@ -102,7 +99,6 @@ class Pixels(nn.Module):
 
     def __init__(self, block: int, factors: Factors = ONCE) -> None:
         super().__init__()
-        factors.checked()
         self.block = block
         channels = COLOURS * block**2
         places = torch.eye(channels).reshape(channels, COLOURS, block, block)
@@ -110,9 +106,9 @@ class Pixels(nn.Module):
         fine = factors.chroma * one + (factors.luma - factors.chroma) * mean
         self.register_buffer("weight", torch.einsum("nchw,co->nohw", places, fine), False)
         coarse = None
-        if len(set(factors)) > 1:
+        if not factors.luma == factors.chroma == factors.coarse:
             more = factors.coarse * one - fine  # than the fine part's factors take of it already
-            distance = (torch.arange(2 * SIDE) + 0.5) / SIDE - 1  # from the square's centre
+            distance = (torch.arange(2 * SQUARE) + 0.5) / SQUARE - 1  # from the square's centre
             linear = 1 - distance.abs()
             means = places.mean(dim=(2, 3)) @ more
             coarse = torch.einsum("no,h,w->nohw", means, linear, linear)
@@ -123,7 +119,7 @@ class Pixels(nn.Module):
         pixels = functional.conv_transpose2d(noise, self.weight, stride=self.block)
         if self.coarse is None:
             return pixels
-        means = functional.avg_pool2d(noise, SIDE // self.block)
+        means = functional.avg_pool2d(noise, SQUARE // self.block)
         return pixels + functional.conv_transpose2d(
-            means, self.coarse, stride=SIDE, padding=SIDE // 2
+            means, self.coarse, stride=SQUARE, padding=SQUARE // 2
         )

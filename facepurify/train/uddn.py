@@ -79,11 +79,7 @@ class UddnNet(nn.Module):
         return purified
 
     def overshoot(self, factors: Factors) -> None:
-        """From now on takes so many times what it finds off: see :class:`Pixels`.
-
-        Raises:
-            OptionError: a factor is not above 0.
-        """
+        """From now on takes so many times what it finds off: see :class:`Pixels`."""
         self.unet.pixels = Pixels(self.unet.pixels.block, factors)
 
 

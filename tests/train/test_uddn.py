@@ -10,6 +10,7 @@ from torch import nn
 
 from facepurify.errors import DataError, OptionError
 from facepurify.train.loop import load_run
+from facepurify.train.overshoot import Factors
 from facepurify.train.uddn import UddnNet, pruned
 
 
@@ -35,6 +36,29 @@ def test_what_it_calls_noise_is_added_and_clipped(size: str) -> None:
     nn.init.constant_(net.unet.noise.bias, -0.25)
     x = torch.rand(1, 3, 112, 112)
     assert torch.allclose(net.purify(x), (x - 0.25).clamp(0, 1))
+
+
+@pytest.mark.parametrize("size", ["light", "slim", "wide", "published"])
+def test_an_overshoot_takes_so_many_times_the_noise_off(size: str) -> None:
+    torch.manual_seed(0)
+    net = UddnNet(size).eval()
+    nn.init.normal_(net.unet.noise.weight, std=1e-3)
+    assert net.unet.noise.bias is not None
+    nn.init.constant_(net.unet.noise.bias, 0.01)
+    x = 0.3 + 0.4 * torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        once, suspicion = net(x)
+        net.overshoot(Factors(1.5, 1.5, 1.5))
+        more, same = net(x)
+    assert float((once - x).abs().max()) < 0.2  # so that nothing is clipped
+    assert torch.allclose(more - x, 1.5 * (once - x), atol=1e-6)
+    assert torch.equal(suspicion, same)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_such_overshoot(factor: float) -> None:
+    with pytest.raises(OptionError, match="expected an overshoot above 0, got"):
+        UddnNet().overshoot(Factors(factor, factor, factor))
 
 
 def test_published_has_the_papers_units() -> None:
