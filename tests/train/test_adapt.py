@@ -25,7 +25,7 @@ from facepurify.errors import (
 from facepurify.train import adapt as adapt_module
 from facepurify.train.__main__ import main
 from facepurify.train.adapt import AdaptRecipe, adapt
-from facepurify.train.attack_pack import AttackPack
+from facepurify.train.attack_pack import KINDS, AttackPack
 from facepurify.train.export import calibrate, export_purifier
 from facepurify.train.faces import FaceSet
 from facepurify.train.overshoot import CHOSEN, Pixels
@@ -180,6 +180,11 @@ def test_only_steps_count_as_steps(
 def test_a_few_steps_are_timed(exported: Path, pack: AttackPack, guide: Recognizer) -> None:
     settings = AdaptRecipe(batch=2).settings()
     assert 0 < adapt_module._seconds_a_step(exported.read_bytes(), pack, guide, settings) < 60
+
+
+def test_its_packs_hold_every_kind() -> None:
+    assert adapt_module.MIX.keys() == KINDS.keys()
+    assert sum(adapt_module.MIX.values()) == pytest.approx(1)
 
 
 def test_nothing_is_calibrated_without_held_out_faces(faces: FaceSet, tmp_path: Path) -> None:
