@@ -242,7 +242,9 @@ def test_what_is_left_on_recognizers_that_people_use_is_recorded(label: str, nam
 
     said = [f"{100 * found['genuine rejected']:.1f}" for found in (without, behind)]
     said += [worst(found, "fgsm", "pgd20") for found in (without, behind)]
-    said += [worst(behind, attack) for attack in ("blocks20", "grey20", "grey_blocks20", "stripes20")]
+    said += [
+        worst(behind, attack) for attack in ("blocks20", "grey20", "grey_blocks20", "stripes20")
+    ]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     row = re.escape(f" | {' | '.join(said)} |")
     assert re.search(rf"^\| {re.escape(label)}.*{row}$", readme, re.MULTILINE)
