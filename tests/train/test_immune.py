@@ -21,6 +21,7 @@ from facepurify.train.faces import FaceSet, as_batch
 from facepurify.train.fit_uddn import UddnRecipe, fit_uddn, projected
 from facepurify.train.immune import ImmuneNet, mask_gap
 from facepurify.train.immune_space import ImmuneSpace
+from facepurify.train.overshoot import CHOSEN
 from facepurify.train.pin import PinNet, mean_mask
 from facepurify.train.recover import recover_pin, recover_uddn
 from facepurify.train.runs import describe_denoiser, describe_run, load_pin, load_uddn, open_run
@@ -228,7 +229,9 @@ def test_an_exported_pin_comes_back(
 
 
 def test_the_shipped_ones_make_one(images: torch.Tensor) -> None:
-    net = ImmuneNet(load_uddn("uddn"), load_pin("pin")).eval()
+    denoiser = load_uddn("uddn")
+    denoiser.overshoot(CHOSEN)  # which is in the file, and in none that is trained on
+    net = ImmuneNet(denoiser, load_pin("pin")).eval()
     with torch.no_grad():
         ours = net(images)[0].numpy()
     chain = Purifier("uddn+pin").purify_canonical(images.numpy()).images
